@@ -1,0 +1,1 @@
+"""How work moves over machines: plan, ledger, engines, CLI. Imports maskmill; nothing in maskmill imports it."""

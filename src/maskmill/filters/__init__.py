@@ -1,0 +1,1 @@
+"""Candidates -> masks: thresholds, NMS, small regions."""

@@ -1,0 +1,1 @@
+"""Image + model -> candidates: grids, crops, decode, score."""

@@ -1,0 +1,1 @@
+"""Run-length encoding, boxes, regions: pure functions on arrays."""

@@ -1,0 +1,1 @@
+"""SAM: encoder, prompt encoder, decoder, checkpoints, predictor."""

@@ -1,0 +1,134 @@
+"""Models by name, and their weights (segment-anything, build_sam.py; published files as they are)."""
+
+import difflib
+import hashlib
+import io
+import pickle
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
+
+from maskmill.errors import UserError
+from maskmill.sam.image_encoder import ImageEncoderConfig
+from maskmill.sam.mask_decoder import MaskDecoderConfig
+from maskmill.sam.sam import ModelConfig, Sam
+from maskmill.sam.transformer import TwoWayTransformerConfig
+
+CONFIGS = files("maskmill") / "configs" / "model"
+WEIGHTS = files("maskmill") / "sam" / "weights"
+
+
+def model_names() -> list[str]:
+    """The names that `load_model` knows."""
+    return sorted(f.name.removesuffix(".yaml") for f in CONFIGS.iterdir() if f.name.endswith(".yaml"))
+
+
+def read_model_yaml(name: str) -> dict[str, Any]:
+    """The tree of configs/model/NAME.yaml."""
+    names = model_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known models: {', '.join(names)}"
+        raise UserError(f"unknown model {name!r}: {hint}")
+    tree: dict[str, Any] = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    return tree
+
+
+def load_config(name: str) -> ModelConfig:
+    """The architecture of model `name`."""
+    tree = read_model_yaml(name)
+    encoder = dict(tree["image_encoder"])
+    encoder["global_attn_indexes"] = tuple(encoder["global_attn_indexes"])
+    decoder = dict(tree["mask_decoder"])
+    transformer = TwoWayTransformerConfig(**decoder.pop("transformer"))
+    return ModelConfig(
+        name=name,
+        image_encoder=ImageEncoderConfig(**encoder),
+        mask_decoder=MaskDecoderConfig(**decoder, transformer=transformer),
+        mask_in_chans=tree["prompt_encoder"]["mask_in_chans"],
+        checkpoint=tree.get("checkpoint", ""),
+    )
+
+
+def build_sam(cfg: ModelConfig) -> Sam:
+    """A model with fresh random weights."""
+    return Sam(cfg)
+
+
+def load_model(name: str = "nano", checkpoint: str | Path | None = None, device: str | torch.device | None = None) -> Sam:
+    """A model ready for inference (eval mode, float32).
+
+    Args:
+        name: a file of configs/model; `nano` has its weights in the package, the others need `checkpoint`.
+        checkpoint: Meta's published .pth, or a .safetensors with the same names.
+        device: default: the first CUDA GPU, else the CPU.
+    Raises: UserError, in one line, for an unknown name or a missing, truncated or foreign file.
+    """
+    cfg = load_config(name)
+    model = build_sam(cfg)
+    data = read_checkpoint(cfg, checkpoint)
+    load_weights(model, parse_weights(data, checkpoint or cfg.checkpoint), str(checkpoint or cfg.checkpoint))
+    return model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def checkpoint_sha256(name: str, checkpoint: str | Path | None = None) -> str:
+    """The sha256 of the weight file that `load_model` would read: the model's identity in a build."""
+    return hashlib.sha256(read_checkpoint(load_config(name), checkpoint)).hexdigest()
+
+
+def read_checkpoint(cfg: ModelConfig, checkpoint: str | Path | None) -> bytes:
+    """The bytes of the weight file: the given one, or the one in the package."""
+    if checkpoint is None:
+        packed = WEIGHTS / cfg.checkpoint
+        if packed.is_file():
+            return packed.read_bytes()
+        raise UserError(
+            f"model {cfg.name!r} needs its published weights: pass --checkpoint {cfg.checkpoint} "
+            f"(`maskmill models` says where to get it)"
+        )
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise UserError(f"checkpoint {str(path)!r} is not a file: expected weights of {cfg.name!r} ({cfg.checkpoint})")
+    return path.read_bytes()
+
+
+def parse_weights(data: bytes, path: str | Path) -> dict[str, Any]:
+    """The state dict in a .pth (weights only: no code is run) or a .safetensors file."""
+    try:
+        if str(path).endswith(".safetensors"):
+            return load_safetensors(data)
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as e:
+        reason = str(e).strip().splitlines()[0][:120] if str(e).strip() else type(e).__name__
+        raise UserError(
+            f"checkpoint {str(path)!r} cannot be read ({reason}): expected a whole .pth state dict or .safetensors file"
+        ) from e
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"checkpoint {str(path)!r} holds {type(state).__name__}, not a state dict of tensors")
+    return state
+
+
+def load_weights(model: Sam, state: dict[str, Any], path: str) -> None:
+    """Copy `state` into `model`; every name and shape must match."""
+    want = model.state_dict()
+    missing, foreign = sorted(want.keys() - state.keys()), sorted(state.keys() - want.keys())
+    shapes = [k for k in want.keys() & state.keys() if want[k].shape != state[k].shape]
+    if missing or foreign:
+        what = f"{len(missing)} parameters are missing" if missing else f"{len(foreign)} are unknown"
+        raise UserError(
+            f"checkpoint {path!r} is not a {model.name!r} model: {what} (first: {(missing or foreign)[0]}); "
+            f"expected {len(want)} parameters with the official names"
+        )
+    if shapes:
+        k = min(shapes)
+        raise UserError(
+            f"checkpoint {path!r} is not a {model.name!r} model: {k} is {tuple(state[k].shape)}, "
+            f"expected {tuple(want[k].shape)}; is it another size (vit_b, vit_l, vit_h)?"
+        )
+    model.load_state_dict(state)

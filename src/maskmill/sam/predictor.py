@@ -1,0 +1,115 @@
+"""`Predictor`: a drop-in for segment-anything's SamPredictor: one image embedded once, then any number of prompts."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskmill.errors import UserError
+from maskmill.sam.sam import Sam
+
+
+class Predictor:
+    """Masks for given points, box or mask on one image."""
+
+    def __init__(self, model: Sam) -> None:
+        self.model = model
+        self.reset_image()
+
+    def reset_image(self) -> None:
+        """Forget the image."""
+        self.is_image_set = False
+        self.features: Tensor | None = None
+        self.original_size = (0, 0)
+        self.input_size = (0, 0)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @torch.no_grad()
+    def set_image(self, image: np.ndarray, image_format: str = "RGB") -> None:
+        """Embed an H x W x 3 uint8 image; `image_format` is RGB or BGR."""
+        if image_format not in ("RGB", "BGR"):
+            raise UserError(f"image_format is {image_format!r}: expected RGB or BGR")
+        rgb = image if image_format == "RGB" else np.ascontiguousarray(image[..., ::-1])
+        self.features, self.input_size = self.model.encode(rgb)
+        self.original_size = (image.shape[0], image.shape[1])
+        self.is_image_set = True
+
+    @torch.no_grad()
+    def set_torch_image(self, transformed_image: Tensor, original_image_size: tuple[int, int]) -> None:
+        """Embed a 1 x 3 x h x w image of 0-255 whose long side is already the model's input size."""
+        if transformed_image.ndim != 4 or max(transformed_image.shape[-2:]) != self.model.img_size:
+            raise UserError(
+                f"transformed_image is {tuple(transformed_image.shape)}: expected 1 x 3 x h x w with long side "
+                f"{self.model.img_size}"
+            )
+        self.features = self.model.image_encoder(self.model.preprocess(transformed_image))
+        self.input_size = (transformed_image.shape[-2], transformed_image.shape[-1])
+        self.original_size = original_image_size
+        self.is_image_set = True
+
+    def get_image_embedding(self) -> Tensor:
+        """1 x C x h x w."""
+        if self.features is None:
+            raise RuntimeError("no image is set: call set_image first")
+        return self.features
+
+    def scale(self, coords: np.ndarray) -> np.ndarray:
+        """... x 2 (x, y) in image pixels -> in input pixels, float64."""
+        factor = np.array([self.input_size[1] / self.original_size[1], self.input_size[0] / self.original_size[0]])
+        return coords.astype(np.float64) * factor
+
+    def predict(
+        self,
+        point_coords: np.ndarray | None = None,
+        point_labels: np.ndarray | None = None,
+        box: np.ndarray | None = None,
+        mask_input: np.ndarray | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Masks for one object.
+
+        Args: point_coords N x 2 (x, y) and point_labels N (1 = object, 0 = background) in image pixels; box XYXY;
+        mask_input 1 x 4h x 4w, the low-resolution logits of an earlier call.
+        Returns: masks C x H x W (bool, or float logits), predicted IoU C, low-resolution logits C x 4h x 4w; C is 3 with
+        multimask_output, else 1.
+        """
+        points = labels = boxes = masks = None
+        if point_coords is not None:
+            if point_labels is None:
+                raise UserError("point_labels is missing: every point needs a label, 1 for object or 0 for background")
+            points = torch.as_tensor(self.scale(point_coords), dtype=torch.float, device=self.device)[None]
+            labels = torch.as_tensor(point_labels, dtype=torch.int, device=self.device)[None]
+        if box is not None:
+            corners = self.scale(np.asarray(box).reshape(2, 2)).reshape(1, 4)
+            boxes = torch.as_tensor(corners, dtype=torch.float, device=self.device)
+        if mask_input is not None:
+            masks = torch.as_tensor(mask_input, dtype=torch.float, device=self.device)[None]
+        full, iou, low_res = self.predict_torch(points, labels, boxes, masks, multimask_output, return_logits)
+        return full[0].cpu().numpy(), iou[0].cpu().numpy(), low_res[0].cpu().numpy()
+
+    @torch.no_grad()
+    def predict_torch(
+        self,
+        point_coords: Tensor | None,
+        point_labels: Tensor | None,
+        boxes: Tensor | None = None,
+        mask_input: Tensor | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Masks for B objects: points B x N x 2 and labels B x N, boxes B x 4, masks B x 1 x 4h x 4w, in input pixels.
+
+        Returns: masks B x C x H x W, predicted IoU B x C, low-resolution logits B x C x 4h x 4w.
+        """
+        points = None
+        if point_coords is not None:
+            assert point_labels is not None, "points come with labels"
+            points = (point_coords, point_labels)
+        sparse, dense = self.model.prompt_encoder(points=points, boxes=boxes, masks=mask_input)
+        dense_pe = self.model.prompt_encoder.get_dense_pe()
+        low_res, iou = self.model.mask_decoder(self.get_image_embedding(), dense_pe, sparse, dense, multimask_output)
+        full = self.model.postprocess_masks(low_res, self.input_size, self.original_size)
+        return (full if return_logits else full > self.model.mask_threshold), iou, low_res

@@ -1,0 +1,1 @@
+"""Image sets, pixels, table schemas, Parquet, builds."""

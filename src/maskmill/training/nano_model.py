@@ -1,0 +1,156 @@
+"""`Sam` for training from scratch: a first state that learns, and forward passes over many images at once.
+
+The parameters are those of `maskmill.sam`; only the arithmetic is arranged for speed on a CPU: attention with
+relative positions through the fused kernel, transposed convolutions as matrix products on channels-last tokens.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskmill.sam.image_encoder import Attention, Block, relative_table, window_partition, window_unpartition
+from maskmill.sam.sam import Sam
+from maskmill.sam.transformer import Attention as DecoderAttention
+
+
+def initialise(model: Sam, pixels: Tensor, generator: torch.Generator) -> None:
+    """Fresh weights, in place. `pixels`: B x 3 x S x S normalised training images, for the patch embedding.
+
+    PyTorch's default layers, with three nudges that a small model on little data needs:
+    - the patch embedding is a whitened principal-component basis of real patches, so no detail is lost or drowned;
+    - queries and keys start alike in every attention: tokens first look at what resembles them, a click at its place;
+    - absolute positions start as smooth waves.
+    """
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            module.reset_parameters()
+    whiten_patches(model, pixels)
+    encoder = model.image_encoder
+    side, width = encoder.pos_embed.shape[1], encoder.pos_embed.shape[3]
+    with torch.no_grad():
+        encoder.pos_embed.copy_(0.3 * waves(side, width)[None])
+        for module in model.modules():
+            if isinstance(module, Attention):
+                q, k, _ = module.qkv.weight.chunk(3)
+                k.copy_(q)
+            elif isinstance(module, DecoderAttention) and module.q_proj.weight.shape == module.k_proj.weight.shape:
+                module.k_proj.weight.copy_(module.q_proj.weight)
+        for name, value in model.named_parameters():
+            if "token" in name or "embeddings" in name or "_embed.weight" in name:
+                value.copy_(torch.randn(value.shape, generator=generator))
+        model.prompt_encoder.no_mask_embed.weight.mul_(0.1)
+
+
+def whiten_patches(model: Sam, pixels: Tensor) -> None:
+    """Set the patch embedding to the leading principal components of `pixels`' patches, each of unit variance."""
+    proj = model.image_encoder.patch_embed.proj
+    patch, width = int(proj.kernel_size[0]), proj.out_channels
+    patches = F.unfold(pixels, patch, stride=patch).transpose(1, 2).reshape(-1, 3 * patch * patch).double()
+    mean = patches.mean(0)
+    values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
+    values, vectors = values.flip(0)[:width], vectors.flip(1)[:, :width]
+    basis = (vectors / (values + 0.003 * values[0]).sqrt()).T  # the floor keeps sensor noise small
+    with torch.no_grad():
+        proj.weight.copy_(basis.reshape(proj.weight.shape))
+        assert proj.bias is not None
+        proj.bias.copy_(-(basis @ mean))
+
+
+def waves(side: int, width: int) -> Tensor:
+    """side x side x width sines and cosines of the row and the column, periods from 4 cells to 2 sides."""
+    periods = torch.logspace(2, 1 + torch.log2(torch.tensor(float(side))).item(), width // 4, base=2.0)
+    phase = 2 * torch.pi * torch.arange(side)[:, None] / periods
+    code = torch.cat([phase.sin(), phase.cos()], 1)
+    return torch.cat([code[:, None].expand(side, side, -1), code[None].expand(side, side, -1)], 2)
+
+
+def encode(model: Sam, x: Tensor) -> Tensor:
+    """I x 3 x s x s normalised pixels -> I x C x s/16 x s/16, for any s; positions are interpolated."""
+    encoder = model.image_encoder
+    x = encoder.patch_embed(x)
+    pos = encoder.pos_embed
+    if x.shape[1] != pos.shape[1]:
+        pos = F.interpolate(pos.permute(0, 3, 1, 2), x.shape[1:3], mode="bilinear").permute(0, 2, 3, 1)
+    x = x + pos
+    for block in encoder.blocks:
+        assert isinstance(block, Block)
+        x = _block(block, x)
+    return encoder.neck(x.permute(0, 3, 1, 2))
+
+
+def _block(block: Block, x: Tensor) -> Tensor:
+    shortcut, (h, w) = x, x.shape[1:3]
+    x = block.norm1(x)
+    if block.window_size > 0:
+        x, padded = window_partition(x, block.window_size)
+        x = window_unpartition(_attend(block.attn, x), block.window_size, padded, (h, w))
+    else:
+        x = _attend(block.attn, x)
+    x = shortcut + x
+    return x + block.mlp(block.norm2(x))
+
+
+def _attend(attn: Attention, x: Tensor) -> Tensor:
+    """`Attention.forward` with the relative positions as extra query channels against one-hot rows and columns."""
+    b, h, w, _ = x.shape
+    heads = attn.num_heads
+    q, k, v = attn.qkv(x).reshape(b, h * w, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    grid = q.reshape(b, heads, h, w, -1)
+    rel_h = torch.einsum("bnhwc,hkc->bnhwk", grid, relative_table(h, attn.rel_pos_h).to(q.dtype))
+    rel_w = torch.einsum("bnhwc,wkc->bnhwk", grid, relative_table(w, attn.rel_pos_w).to(q.dtype))
+    rows = torch.eye(h, dtype=q.dtype).repeat_interleave(w, 0)
+    cols = torch.eye(w, dtype=q.dtype).repeat(h, 1)
+    places = torch.cat([rows, cols], 1).expand(b, heads, -1, -1)
+    q = torch.cat([q * attn.scale, rel_h.reshape(b, heads, h * w, h), rel_w.reshape(b, heads, h * w, w)], -1)
+    v_wide = F.pad(v, (0, h + w))  # the fused kernel wants one width
+    out = F.scaled_dot_product_attention(q, torch.cat([k, places], -1), v_wide, scale=1.0)[..., : v.shape[-1]]
+    return attn.proj(out.transpose(1, 2).reshape(b, h, w, -1))
+
+
+def embed_prompts(model: Sam, coords: Tensor, codes: Tensor, side: int) -> Tensor:
+    """Prompt tokens B x N x C. coords B x N x 2 pixels of a side x side input; codes B x N:
+    -1 padding, 0 background point, 1 foreground point, 2 and 3 box corners."""
+    enc = model.prompt_encoder
+    position = enc.pe_layer.encode((coords + 0.5) / side)
+    table = torch.cat([enc.not_a_point_embed.weight] + [e.weight for e in enc.point_embeddings], 0)  # type: ignore[list-item]
+    return position * (codes >= 0)[..., None] + table[codes + 1]
+
+
+def decode(model: Sam, embedding: Tensor, sparse: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
+    """All four masks of P prompts on each of I images.
+
+    Args: embedding I x C x h x w; sparse I x P x N x C; masks None or logits I*P x 1 x 4h x 4w.
+    Returns: logits I x P x 4 x 4h x 4w, predicted IoU I x P x 4.
+    """
+    dec, enc = model.mask_decoder, model.prompt_encoder
+    images, c, h, w = embedding.shape
+    prompts = sparse.shape[1]
+    out_tokens = torch.cat([dec.iou_token.weight, dec.mask_tokens.weight], 0).to(sparse.dtype)
+    tokens = torch.cat([out_tokens.expand(images * prompts, -1, -1), sparse.flatten(0, 1)], 1)
+    pe = enc.pe_layer((h, w))[None]
+    if masks is None:
+        src = embedding + enc.no_mask_embed.weight[:, :, None, None]
+        src = src[:, None].expand(-1, prompts, -1, -1, -1).reshape(-1, c, h, w)
+    else:
+        src = (embedding[:, None] + enc.mask_downscaling(masks).reshape(images, prompts, c, h, w)).flatten(0, 1)
+    hs, src = dec.transformer(src, pe, tokens)
+    hyper = torch.stack([mlp(hs[:, 1 + i]) for i, mlp in enumerate(dec.output_hypernetworks_mlps)], 1)
+    up = _upscale(dec.output_upscaling, src)  # B x hw x 16 x C/8
+    logits = up.flatten(1, 2) @ hyper.to(up.dtype).transpose(1, 2)  # B x hw*16 x 4
+    logits = logits.float().view(-1, h, w, 2, 2, 2, 2, 4).permute(0, 7, 1, 3, 5, 2, 4, 6)
+    iou = dec.iou_prediction_head(hs[:, 0]).float()
+    return logits.reshape(images, prompts, 4, 4 * h, 4 * w), iou.view(images, prompts, 4)
+
+
+def _upscale(layers: nn.Sequential, src: Tensor) -> Tensor:
+    """B x hw x C -> B x hw x 16 x C/8: two stride-2 transposed convolutions, sub-pixels (y, x, y, x) in one axis."""
+    first, norm, _, second, _ = layers
+    assert isinstance(first, nn.ConvTranspose2d) and isinstance(second, nn.ConvTranspose2d)
+    b, n, _ = src.shape
+    x = src @ first.weight.permute(0, 2, 3, 1).flatten(1).to(src.dtype)
+    assert first.bias is not None and second.bias is not None
+    x = x.view(b, n * 4, -1) + first.bias
+    x = F.gelu(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, 1e-6))  # type: ignore[arg-type]
+    x = x @ second.weight.permute(0, 2, 3, 1).flatten(1).to(x.dtype)
+    x = F.gelu(x.view(b, n * 16, -1) + second.bias.to(x.dtype))
+    return x.view(b, n, 16, -1)
