@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import yaml
 
 from maskmill.errors import UserError
-from maskmill.sam.build import read_model_yaml
 
 CONFIGS = files("maskmill") / "configs"
 
@@ -110,7 +109,12 @@ class Config:
         """A filter below the floor would ask for candidates that were never kept."""
         pairs = (
             ("pred_iou_thresh", self.filter.pred_iou_thresh, "floor_pred_iou", self.generate.floor_pred_iou),
-            ("stability_score_thresh", self.filter.stability_score_thresh, "floor_stability", self.generate.floor_stability),
+            (
+                "stability_score_thresh",
+                self.filter.stability_score_thresh,
+                "floor_stability",
+                self.generate.floor_stability,
+            ),
         )
         for name, threshold, floor_name, floor in pairs:
             if threshold < floor:
@@ -189,19 +193,25 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def names(kind: str) -> list[str]:
+    """The configs that are found by name: configs/KIND/*.yaml."""
+    return sorted(f.name.removesuffix(".yaml") for f in (CONFIGS / kind).iterdir() if f.name.endswith(".yaml"))
+
+
 def read_yaml(kind: str, name: str) -> dict[str, Any]:
     """A YAML file by path, or configs/KIND/NAME.yaml by name."""
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        if not path.is_file():
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
             raise UserError(f"config file {name!r} does not exist")
-        text = path.read_text()
+        text = Path(name).read_text()
     else:
-        folder = CONFIGS / kind
-        known = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+        known = names(kind)
         if name not in known:
-            raise UserError(f"unknown {kind} config {name!r}: known names: {', '.join(known)}, or a path to a .yaml file")
-        text = (folder / f"{name}.yaml").read_text()
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known names: {', '.join(known)}"
+            what = "model" if kind == "model" else f"{kind} config"
+            raise UserError(f"unknown {what} {name!r}: {hint}")
+        text = (CONFIGS / kind / f"{name}.yaml").read_text()
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as e:
@@ -238,7 +248,7 @@ def resolve(
     over = parse_set(assignments)
     section = merge(tree.get("model") or {}, over.get("model") or {})
     name = model or section.get("name") or ModelSection.name
-    out = merge(read_model_yaml(str(name)).get("recommended") or {}, tree)
+    out = merge(read_yaml("model", str(name)).get("recommended") or {}, tree)
     if filter_name:
         out = merge(out, {"filter": read_yaml("filter", filter_name)})
     out = merge(out, {"model": {"name": name} | ({"checkpoint": checkpoint} if checkpoint else {})})

@@ -34,9 +34,7 @@ class MaskTable:
 
     def columns(self) -> dict[str, np.ndarray | tuple[CutMask | str, ...]]:
         """The columns with one entry for each mask."""
-        return {
-            name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("height", "width")
-        }
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("height", "width")}
 
     def take(self, index: np.ndarray) -> "MaskTable":
         """The rows `index` (int64), in that order."""

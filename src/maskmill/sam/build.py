@@ -1,6 +1,5 @@
 """Models by name, and their weights (segment-anything, build_sam.py; published files as they are)."""
 
-import difflib
 import hashlib
 import io
 import pickle
@@ -9,40 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
+from maskmill.config import read_yaml
 from maskmill.errors import UserError
 from maskmill.sam.image_encoder import ImageEncoderConfig
 from maskmill.sam.mask_decoder import MaskDecoderConfig
 from maskmill.sam.sam import ModelConfig, Sam
 from maskmill.sam.transformer import TwoWayTransformerConfig
 
-CONFIGS = files("maskmill") / "configs" / "model"
 WEIGHTS = files("maskmill") / "sam" / "weights"
-
-
-def model_names() -> list[str]:
-    """The names that `load_model` knows."""
-    return sorted(f.name.removesuffix(".yaml") for f in CONFIGS.iterdir() if f.name.endswith(".yaml"))
-
-
-def read_model_yaml(name: str) -> dict[str, Any]:
-    """The tree of configs/model/NAME.yaml."""
-    names = model_names()
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known models: {', '.join(names)}"
-        raise UserError(f"unknown model {name!r}: {hint}")
-    tree: dict[str, Any] = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    return tree
 
 
 def load_config(name: str) -> ModelConfig:
     """The architecture of model `name`."""
-    tree = read_model_yaml(name)
+    tree = read_yaml("model", name)
     encoder = dict(tree["image_encoder"])
     encoder["global_attn_indexes"] = tuple(encoder["global_attn_indexes"])
     decoder = dict(tree["mask_decoder"])
@@ -61,7 +43,9 @@ def build_sam(cfg: ModelConfig) -> Sam:
     return Sam(cfg)
 
 
-def load_model(name: str = "nano", checkpoint: str | Path | None = None, device: str | torch.device | None = None) -> Sam:
+def load_model(
+    name: str = "nano", checkpoint: str | Path | None = None, device: str | torch.device | None = None
+) -> Sam:
     """A model ready for inference (eval mode, float32).
 
     Args:

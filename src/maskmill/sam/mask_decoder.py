@@ -35,7 +35,8 @@ class MaskDecoder(nn.Module):
             nn.GELU(),
         )
         self.output_hypernetworks_mlps = nn.ModuleList(
-            MLP(transformer_dim, transformer_dim, transformer_dim // 8, num_layers=3) for _ in range(self.num_mask_tokens)
+            MLP(transformer_dim, transformer_dim, transformer_dim // 8, num_layers=3)
+            for _ in range(self.num_mask_tokens)
         )
         self.iou_prediction_head = MLP(
             transformer_dim, cfg.iou_head_hidden_dim, self.num_mask_tokens, num_layers=cfg.iou_head_depth
@@ -68,9 +69,7 @@ class MaskDecoder(nn.Module):
         iou_token_out, mask_tokens_out = hs[:, 0], hs[:, 1 : 1 + self.num_mask_tokens]
 
         upscaled = self.output_upscaling(src.transpose(1, 2).view(b, c, h, w))
-        hyper = torch.stack(
-            [mlp(mask_tokens_out[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
-        )
+        hyper = torch.stack([mlp(mask_tokens_out[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
         masks = (hyper @ upscaled.flatten(2)).view(b, -1, *upscaled.shape[2:])
         return masks, self.iou_prediction_head(iou_token_out)
 

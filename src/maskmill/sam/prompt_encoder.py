@@ -13,7 +13,11 @@ class PromptEncoder(nn.Module):
     """Sparse tokens (B x N x C) for points and boxes, and a dense map (B x C x h x w) for a mask."""
 
     def __init__(
-        self, embed_dim: int, image_embedding_size: tuple[int, int], input_image_size: tuple[int, int], mask_in_chans: int
+        self,
+        embed_dim: int,
+        image_embedding_size: tuple[int, int],
+        input_image_size: tuple[int, int],
+        mask_in_chans: int,
     ) -> None:
         super().__init__()
         self.embed_dim = embed_dim

@@ -1,193 +1,102 @@
-"""Local paths and fsspec URLs alike: what is there, what a folder holds, and its bytes.
+"""Writing files so that nobody ever sees half of one: temporary name, fsync, then rename or link."""
 
-Local files go through `os`, not through fsspec: nanosecond times, symlink loops and broken links matter here.
-"""
-
+import hashlib
+import json
 import os
-import re
-import stat as mode_bits
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
-from typing import IO, Any, Literal
+import uuid
+from pathlib import Path
+from typing import Any
 
-import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from maskmill.errors import UserError
-
-_BLOCK = 4 << 20  # bytes that a remote file reads ahead
-_ETAGS = ("ETag", "etag", "e_tag")
-_TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
+ROW_GROUP = 30_000
+LOW_CARDINALITY = ["shard", "status", "source", "model"]
 
 
-@dataclass(frozen=True)
-class FileStat:
-    """A file of a folder: its POSIX path relative to the folder, its size, and its ETag or mtime in ns."""
-
-    key: str
-    bytes: int
-    version: str
+def temporary(path: Path) -> Path:
+    """A fresh name beside `path`; a leading dot keeps it out of every glob."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
-def local_path(url: str) -> str | None:
-    """The absolute local path that `url` means; None for a remote URL."""
-    for scheme in ("file://", "local://"):
-        url = url.removeprefix(scheme)
-    return None if "://" in url else os.path.abspath(os.path.expanduser(url))
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
-def absolute(url: str) -> str:
-    """`url` in the form that is kept: an absolute local path, or a URL without a slash at its end."""
-    path = local_path(url)
-    return path if path is not None else url if url.endswith("://") else url.rstrip("/")
+def write_bytes(path: Path, data: bytes) -> None:
+    """Create or replace `path` at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = temporary(path)
+    try:
+        with tmp.open("wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        tmp.rename(path)
+    finally:
+        tmp.unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
-def join(folder: str, key: str) -> str:
-    """The URL of `key` in `folder`."""
-    return folder + key if folder.endswith("/") else f"{folder}/{key}"
+def create_if_absent(path: Path, data: bytes) -> bool:
+    """Create `path` with all of `data`, or leave the one that is there. True if this call made it.
 
-
-def open_file(url: str) -> IO[bytes]:
-    """A seekable binary file. A remote one is read ahead by a few MiB, never held whole."""
-    if (path := local_path(url)) is not None:
-        return open(path, "rb")
-    fs, remote = fsspec.url_to_fs(url)
-    file: IO[bytes] = fs.open(remote, "rb", block_size=_BLOCK)
-    if getattr(file, "size", 0) is None:
-        file.close()
-        raise UserError(f"{url}: the server does not tell the file's size, so it cannot be read in parts: copy it first")
-    return file
-
-
-def stat(url: str) -> FileStat | Literal["folder"] | None:
-    """What is at `url` (as from `absolute`): a file (its key is ""), a folder, or nothing."""
-    if (path := local_path(url)) is not None:
-        try:
-            found = os.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as e:
-            raise UserError(f"{url}: cannot be looked at ({e.strerror}): check its permissions") from e
-        return "folder" if mode_bits.S_ISDIR(found.st_mode) else _local_stat("", found)
-    with _readable_errors(url):
-        fs, remote = fsspec.url_to_fs(url)
-        fs.invalidate_cache()
-        try:
-            info = fs.info(remote)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return "folder" if info["type"] == "directory" else _remote_stat("", info)
-
-
-def list_folder(url: str, depth: int | None = None) -> list[FileStat]:
-    """The files under the folder `url`, sorted by key; `depth` 1 = its own only. Names with a leading dot are left out.
-
-    A local folder that symlinks reach twice is listed once. A broken link is listed, with no version.
+    A hard link is the compare-and-set of POSIX: it fails if the name exists, whoever races.
     """
-    if (path := local_path(url)) is not None:
-        found = list(_walk(path, depth))
-    else:
-        with _readable_errors(url):
-            fs, remote = fsspec.url_to_fs(url)
-            fs.invalidate_cache()
-            infos: dict[str, dict[str, Any]] = fs.find(remote, maxdepth=depth, withdirs=False, detail=True)
-            root = remote.rstrip("/")
-            found = [_remote_stat(name.removeprefix(root).lstrip("/"), info) for name, info in infos.items()]
-        found = [f for f in found if f.key and not f.key.startswith(".") and "/." not in f.key]
-    return sorted(found, key=lambda f: f.key)
-
-
-def _walk(root: str, depth: int | None) -> Iterator[FileStat]:
-    real = os.path.realpath(root)
-    # A link to the root or to a folder above it would only lead here again.
-    parents = [real[:i] or "/" for i, c in enumerate(real) if c == "/"]
-    seen = {_identity(p) for p in [real, *parents]}
-    folders, links = [("", 1)], []
-    while folders or links:
-        if not folders:  # real folders first: what is reachable without a link is listed under its own path
-            name, level = links.pop(0)
-            if (identity := _identity(os.path.join(root, name))) in seen:
-                continue
-            seen.add(identity)
-            folders.append((name, level))
-        prefix, level = folders.pop()
-        for entry in _scandir(os.path.join(root, prefix)):
-            name = f"{prefix}/{entry.name}" if prefix else entry.name
-            if entry.name.startswith("."):
-                continue
-            if not entry.is_dir():
-                yield from _local_file(name, entry)
-            elif depth is not None and level >= depth:
-                continue
-            elif entry.is_symlink():
-                links.append((name, level + 1))
-            elif (identity := _identity(entry.path)) not in seen:
-                seen.add(identity)
-                folders.append((name, level + 1))
-
-
-def _identity(path: str) -> tuple[int, int]:
-    found = os.stat(path)
-    return found.st_dev, found.st_ino
-
-
-def _scandir(path: str) -> list["os.DirEntry[str]"]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = temporary(path)
     try:
-        with os.scandir(path) as entries:
-            return sorted(entries, key=lambda e: e.name)
-    except FileNotFoundError:
-        return []
-    except OSError as e:
-        raise UserError(f"{path}: the folder cannot be listed ({e.strerror}): check its permissions") from e
+        with tmp.open("wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        try:
+            os.link(tmp, path)
+        except FileExistsError:
+            return False
+    finally:
+        tmp.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return True
 
 
-def _local_file(name: str, entry: "os.DirEntry[str]") -> Iterator[FileStat]:
-    # A name that is not UTF-8 gets escapes, so that its key can be stored; disk_name finds it again.
-    key = os.fsencode(name).decode("utf-8", "backslashreplace")
+def to_json(tree: Any) -> bytes:
+    """Readable, stable JSON."""
+    return (json.dumps(tree, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file, read in pieces."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def write_parquet(path: Path, table: pa.Table, sorted_by: list[str], metadata: dict[str, str]) -> None:
+    """One whole Parquet file: zstd, sorted, row groups of 30k rows, footer metadata. Same rows give the same bytes."""
+    table = table.combine_chunks().sort_by([(name, "ascending") for name in sorted_by])
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = temporary(path)
     try:
-        found = entry.stat()
-    except OSError:
-        yield FileStat(key, 0, "")  # a broken link: it is in the plan, and will be quarantined
-        return
-    if mode_bits.S_ISREG(found.st_mode):  # a pipe or a socket would hang its reader
-        yield _local_stat(key, found)
-
-
-def disk_name(key: str) -> str:
-    """The file name behind a key with escapes of bytes that are not UTF-8 (`caf\\xe9.jpg`)."""
-    return re.sub(r"\\x([89a-f][0-9a-f])", lambda m: chr(0xDC00 + int(m[1], 16)), key)
-
-
-def _local_stat(key: str, found: os.stat_result) -> FileStat:
-    return FileStat(key, found.st_size, str(found.st_mtime_ns))
-
-
-def _remote_stat(key: str, info: dict[str, Any]) -> FileStat:
-    etag = next((str(info[k]).strip('"') for k in _ETAGS if info.get(k)), None)
-    time = next((_nanoseconds(info[k]) for k in _TIMES if info.get(k)), "")
-    return FileStat(key, int(info.get("size") or 0), etag or time)
-
-
-def _nanoseconds(time: Any) -> str:
-    if isinstance(time, datetime):
-        time = time.timestamp()
-    return str(round(time * 1e6) * 1000) if isinstance(time, int | float) else str(time)
-
-
-@contextmanager
-def _readable_errors(url: str) -> Iterator[None]:
-    """Whatever a remote file system raises, as one line."""
-    try:
-        yield
-    except ImportError as e:
-        scheme = url.split("://")[0]
-        extra = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}.get(scheme)
-        mend = f"pip install 'maskmill[{extra}]'" if extra else "install the package that the message names"
-        raise UserError(f"{url}: {scheme}:// needs another package ({_line(e)}): {mend}") from e
-    except Exception as e:
-        raise UserError(f"{url}: cannot be listed ({_line(e)}): check the address, network and credentials") from e
-
-
-def _line(e: Exception) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0][:300]
+        pq.write_table(
+            table,
+            tmp,
+            compression="zstd",
+            compression_level=3,
+            row_group_size=ROW_GROUP,
+            use_dictionary=[name for name in LOW_CARDINALITY if name in table.column_names],
+            write_page_index=True,
+            write_page_checksum=True,
+            sorting_columns=pq.SortingColumn.from_ordering(table.schema, [(n, "ascending") for n in sorted_by]),
+        )
+        with tmp.open("rb") as f:
+            os.fsync(f.fileno())
+        tmp.rename(path)
+    finally:
+        tmp.unlink(missing_ok=True)
+    sync_folder(path.parent)

@@ -1,16 +1,17 @@
 """`x-{0000..0003}.tar`, `{a,b}/*.tar`, `**/*.tar`: which files a pattern names."""
 
-import itertools
 import re
 
 from fsspec.utils import glob_translate
 
 from maskmill.errors import UserError
-from maskmill.storage.files import FileStat, join, list_folder, local_path, stat
+from maskmill.storage.listing import FileStat, join, list_folder, local_path, stat
 
 _BRACE = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 _MOST = 1_000_000
+
+_Listings = dict[tuple[str, int | None], dict[str, FileStat]]  # (folder, depth) -> key -> file
 
 
 def is_pattern(url: str) -> bool:
@@ -22,19 +23,22 @@ def fixed_folder(pattern: str) -> str:
     """The longest folder of `pattern` that holds no wildcard and no brace."""
     fixed = re.split(r"[*?\[{]", pattern, maxsplit=1)[0]
     folder = fixed.rpartition("/")[0]
-    return folder + "//" if folder.endswith(":/") else folder or "/"
+    return folder + "/" if folder.endswith(":/") else folder or "/"
 
 
 def expand_braces(pattern: str) -> list[str]:
     """Every string that the braces stand for, ranges and commas; a range keeps the width of its numbers."""
-    brace = _BRACE.search(pattern)
-    if brace is None:
-        return [pattern]
-    parts = _alternatives(brace[1], pattern)
-    tails = expand_braces(pattern[brace.end() :])
-    if len(parts) * len(tails) > _MOST:
-        raise UserError(f"{pattern}: the braces name more than {_MOST} files: narrow them")
-    return [pattern[: brace.start()] + part + tail for part, tail in itertools.product(parts, tails)]
+    texts = [pattern]
+    while brace := _BRACE.search(texts[0]):  # the innermost brace first, so nested ones work; all texts are alike
+        next_texts: list[str] = []
+        for text in texts:
+            if brace := _BRACE.search(text):
+                parts = _alternatives(brace[1], pattern)
+                next_texts += [text[: brace.start()] + part + text[brace.end() :] for part in parts]
+        texts = list(dict.fromkeys(next_texts))
+        if len(texts) > _MOST:
+            raise UserError(f"{pattern}: the braces name more than {_MOST} files: narrow them")
+    return texts
 
 
 def _alternatives(inside: str, pattern: str) -> list[str]:
@@ -53,14 +57,12 @@ def _alternatives(inside: str, pattern: str) -> list[str]:
 
 def matching(pattern: str) -> dict[str, FileStat]:
     """URL -> file, for each file that `pattern` (absolute) names. Each part of a brace must be there."""
-    members = list(dict.fromkeys(expand_braces(pattern)))
     found: dict[str, FileStat] = {}
-    folders: dict[tuple[str, int | None], list[FileStat]] = {}
-    for member in members:
-        if not re.search(r"[*?\[]", member) and (local_path(member) is not None or member.startswith("http")):
-            here = _one(member)
-        else:
-            here = _listed(member, folders)
+    folders: _Listings = {}
+    for member in expand_braces(pattern):
+        wild = re.search(r"[*?\[]", member) is not None
+        alone = not wild and (local_path(member) is not None or member.startswith("http"))  # http cannot list
+        here = _one(member) if alone else _listed(member, wild, folders)
         if not here and member != pattern:
             raise UserError(f"{member}: no such file, but {pattern} names it: add it, or narrow the braces")
         found |= here
@@ -72,12 +74,15 @@ def _one(url: str) -> dict[str, FileStat]:
     return {url: found} if isinstance(found, FileStat) else {}
 
 
-def _listed(pattern: str, folders: dict[tuple[str, int | None], list[FileStat]]) -> dict[str, FileStat]:
+def _listed(pattern: str, wild: bool, folders: _Listings) -> dict[str, FileStat]:
     """Through one listing for each folder, not one request for each file."""
     folder = fixed_folder(pattern)
     rest = pattern.removeprefix(folder).lstrip("/")
     depth = None if "**" in rest else rest.count("/") + 1
     if (folder, depth) not in folders:
-        folders[folder, depth] = list_folder(folder, depth)
+        folders[folder, depth] = {f.key: f for f in list_folder(folder, depth)}
+    files = folders[folder, depth]
+    if not wild:
+        return {pattern: files[rest]} if rest in files else {}
     wanted = re.compile(glob_translate(rest))
-    return {join(folder, f.key): f for f in folders[folder, depth] if wanted.match(f.key)}
+    return {join(folder, key): f for key, f in files.items() if wanted.match(key)}

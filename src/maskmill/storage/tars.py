@@ -126,7 +126,9 @@ def _ending(file: IO[bytes], at: int, size: int) -> _Broken | None:
     file.seek(at)
     block = file.read(tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE or any(block):
-        where = "not a tar, or cut short in its first header" if at == 0 else "broken or cut short: no whole header here"
+        where = (
+            "not a tar, or cut short in its first header" if at == 0 else "broken or cut short: no whole header here"
+        )
         return _Broken(at, f"the tar is {where}")
     tail = file.read(min(_TAIL, size - file.tell()))
     return _Broken(at, "data after the end of the archive (concatenated tars?)") if any(tail) else None

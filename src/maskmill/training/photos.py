@@ -15,8 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PilImage
 from pycocotools import mask as coco_mask
-from skimage import data as skimage_data
-from skimage.segmentation import felzenszwalb
 
 from maskmill.errors import UserError
 from maskmill.training.scenes import Canvas, Mask, Rng, Sample, Textures, recolour
@@ -80,6 +78,10 @@ def resized(photo: Photo, long_side: int) -> Photo:
 
 def free_pictures() -> list[NDArray[np.uint8]]:
     """scikit-image's free pictures as H x W x 3 uint8."""
+    try:
+        from skimage import data as skimage_data
+    except ImportError as e:
+        raise UserError("training needs scikit-image: pip install 'maskmill[train]'") from e
     pictures = [getattr(skimage_data, name)() for name in FREE_PICTURES]
     pictures += list(skimage_data.stereo_motorcycle()[:2])
     grey = [np.repeat(p[..., None], 3, axis=2) if p.ndim == 2 else p[..., :3] for p in pictures]
@@ -88,6 +90,8 @@ def free_pictures() -> list[NDArray[np.uint8]]:
 
 def superpixels(photo: Photo, scale: float) -> Mask:
     """K x H x W regions of the image alone (Felzenszwalb & Huttenlocher 2004), small ones left out."""
+    from skimage.segmentation import felzenszwalb
+
     h, w = photo.image.shape[:2]
     labels = felzenszwalb(photo.image, scale=scale, sigma=0.8, min_size=h * w // 800)
     sizes = np.bincount(labels.ravel())

@@ -1,0 +1,88 @@
+"""build.json: the recipe that makes a build what it is, and the comparison that guards a resume."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maskmill import __version__
+from maskmill.config import Config, FilterConfig, from_tree, to_tree
+from maskmill.errors import UserError
+from maskmill.storage.files import create_if_absent, to_json, write_bytes
+from maskmill.storage.schemas import SCHEMA_VERSION
+
+# Raise it with any change that can alter a row: a build is never continued by code that would compute other numbers.
+NUMERIC_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the rows of `images` and `candidates`, and the filter of masks/default."""
+
+    config: Config
+    model_sha256: str
+    inputs: str
+    candidates: bool  # whether they are stored
+
+    @property
+    def model_id(self) -> str:
+        """What stands in the `model` column."""
+        return f"{self.config.model.name}-{self.model_sha256[:8]}"
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The part that a resume may not change."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "numeric_version": NUMERIC_VERSION,
+            "model": {"name": self.config.model.name, "sha256": self.model_sha256},
+            "generate": to_tree(self.config.generate),
+        }
+
+    def to_json(self, kind: str) -> dict[str, Any]:
+        """The content of build.json."""
+        return {
+            "maskmill": __version__,
+            "recipe": self.fingerprint(),
+            "filter": to_tree(self.config.filter),
+            "checkpoint": self.config.model.checkpoint,
+            "run": to_tree(self.config.run),
+            "candidates": self.candidates,
+            "inputs": {"url": self.inputs, "kind": kind},
+        }
+
+
+def write_recipe(build: Path, recipe: Recipe, kind: str) -> None:
+    """build.json and filters/default.yaml of a new build."""
+    write_bytes(
+        build / "filters" / "default.yaml", yaml.safe_dump(to_tree(recipe.config.filter), sort_keys=False).encode()
+    )
+    create_if_absent(build / "build.json", to_json(recipe.to_json(kind)))
+
+
+def check_recipe(build: Path, recipe: Recipe) -> None:
+    """Refuse to continue a build with another recipe, filter or choice of candidates, naming what differs."""
+    info = json.loads((build / "build.json").read_bytes())
+    if changes := differences(info["recipe"], recipe.fingerprint()):
+        raise UserError(
+            f"{str(build)!r} was begun with another recipe: {'; '.join(changes)}. Give the same settings, or another --out"
+        )
+    old_filter = to_tree(from_tree(FilterConfig, info["filter"], "filter."))
+    if changes := differences(old_filter, to_tree(recipe.config.filter)):
+        raise UserError(
+            f"{str(build)!r} was begun with another filter: {'; '.join(changes)}. Give the same filter; "
+            f"other masks from the same candidates are the job of `maskmill filter {build} --name NAME`"
+        )
+    if info["candidates"] != recipe.candidates:
+        begun, now = ("with", "without") if recipe.candidates else ("without", "with")
+        raise UserError(f"{str(build)!r} was begun {begun} --no-candidates, this command runs {now}: give the same")
+
+
+def differences(old: Any, new: Any, path: str = "") -> Sequence[str]:
+    """One `key: old -> new` for each leaf that differs."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = dict.fromkeys([*old, *new])
+        return [line for k in keys for line in differences(old.get(k), new.get(k), f"{path}.{k}" if path else k)]
+    return [] if old == new else [f"{path}: {old} -> {new}"]

@@ -1,0 +1,117 @@
+"""Check the promises of a build. One line for each break, and nothing is repaired."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from maskmill.pipeline.generate import orphans
+from maskmill.pipeline.plan import Unit, read_plan
+from maskmill.storage.build import Build
+from maskmill.storage.files import sha256_file
+from maskmill.storage.ledger import Manifest, hash_keys
+from maskmill.storage.schemas import IMAGES, MASKS, QUARANTINED, broken_masks
+from maskmill.storage.sources import image_id, read_items
+
+
+def verify(path: Path, quick: bool) -> Iterator[str]:
+    """Every broken promise in one line. `quick` skips hashing and the walk over the sources."""
+    build = Build(path)
+    plan = {unit.unit: unit for unit in read_plan(path / "plan.parquet")}
+    manifests = build.manifests()
+    committed = {m.unit for m in manifests}
+    for unit in sorted(plan.keys() - committed):
+        yield f"unit {unit}: not committed yet"
+    for unit in sorted(committed - plan.keys()):
+        yield f"unit {unit}: committed, but not in plan.parquet"
+    ids: Counter[int] = Counter()
+    for manifest in manifests:
+        if manifest.unit in plan:
+            yield from verify_unit(build, plan[manifest.unit], manifest, ids, quick)
+    yield from (f"image_id {i}: stands in images {n} times" for i, n in ids.items() if n > 1)
+    if (path / "_SUCCESS").exists():
+        yield from (f"{p.relative_to(path)}: no manifest names it" for p in orphans(path))
+    elif not plan.keys() - committed:
+        yield "_SUCCESS is missing though every unit is committed: run generate once more"
+
+
+def verify_unit(build: Build, unit: Unit, manifest: Manifest, ids: Counter[int], quick: bool) -> Iterator[str]:
+    """The files of one unit against its manifest, its plan and each other."""
+    tables: dict[str, pa.Table] = {}
+    for name, file in manifest.files.items():
+        path = build.path / file.path
+        if not path.is_file():
+            yield f"unit {unit.unit}: {file.path} is missing"
+            return
+        if path.stat().st_size != file.bytes or (not quick and sha256_file(path) != file.sha256):
+            yield f"unit {unit.unit}: {file.path} is not the file that was committed"
+            return
+        table = tables[name] = pq.ParquetFile(path).read()
+        if not table.schema.remove_metadata().equals(IMAGES if name == "images" else MASKS):
+            yield f"unit {unit.unit}: {file.path} has another schema"
+            return
+        if table.num_rows != file.rows:
+            yield f"unit {unit.unit}: {file.path} has {table.num_rows} rows, its manifest says {file.rows}"
+    yield from verify_images(unit, manifest, tables["images"], ids)
+    for name, table in tables.items():
+        if name != "images":
+            yield from verify_masks(unit, name, table, tables["images"])
+    if "candidates" in tables:
+        yield from verify_subset(unit, tables)
+    if not quick:
+        yield from verify_source(unit, manifest, tables["images"])
+
+
+def verify_images(unit: Unit, manifest: Manifest, images: pa.Table, ids: Counter[int]) -> Iterator[str]:
+    """Keys, ids and counts."""
+    ids.update(images["image_id"].to_pylist())
+    if images.num_rows != manifest.images:
+        yield f"unit {unit.unit}: {images.num_rows} images, its manifest says {manifest.images}"
+    if unit.count is not None and images.num_rows != unit.count:
+        yield f"unit {unit.unit}: {images.num_rows} images, its plan says {unit.count}"
+    if unit.keys is not None and sorted(images["key"].to_pylist()) != sorted(unit.keys):
+        yield f"unit {unit.unit}: its keys are not those of the plan"
+    for row in images.select(["image_id", "shard", "key"]).to_pylist():
+        if row["image_id"] != image_id(row["shard"], row["key"]):
+            yield f"unit {unit.unit}: {row['key']!r} has a foreign image_id"
+
+
+def verify_masks(unit: Unit, name: str, masks: pa.Table, images: pa.Table) -> Iterator[str]:
+    """Order, parents, sums, and each RLE against its own columns."""
+    pairs = list(zip(masks["image_id"].to_pylist(), masks["mask_id"].to_pylist(), strict=True))
+    if any(a >= b for a, b in zip(pairs, pairs[1:], strict=False)):
+        yield f"unit {unit.unit}: {name} is not sorted by (image_id, mask_id), or has a mask twice"
+    size = {row["image_id"]: row for row in images.to_pylist() if row["status"] != QUARANTINED}
+    rows = Counter(i for i, _ in pairs)
+    for i in rows.keys() - size.keys():
+        yield f"unit {unit.unit}: {name} has masks of image_id {i}, which is not a good image"
+    for i, row in size.items():
+        if name == "candidates" and rows[i] != row["num_candidates"]:
+            yield f"unit {unit.unit}: {row['key']!r} has {rows[i]} candidates, its row says {row['num_candidates']}"
+    sizes = set(
+        zip(masks["image_id"].to_pylist(), masks["height"].to_pylist(), masks["width"].to_pylist(), strict=True)
+    )
+    for i, h, w in sizes:
+        if i in size and (size[i]["height"], size[i]["width"]) != (h, w):
+            yield f"unit {unit.unit}: {name} of {size[i]['key']!r} are {h}x{w}, the image is not"
+    yield from (f"unit {unit.unit}: {name}: {problem}" for problem in broken_masks(masks))
+
+
+def verify_subset(unit: Unit, tables: dict[str, pa.Table]) -> Iterator[str]:
+    """Every mask is a candidate with the same scores."""
+    scores = ["image_id", "mask_id", "predicted_iou", "stability_score", "point_x", "point_y"]
+    known = {tuple(row.values()) for row in tables["candidates"].select(scores).to_pylist()}
+    for name, table in tables.items():
+        if name.startswith("masks/"):
+            strangers = [row for row in table.select(scores).to_pylist() if tuple(row.values()) not in known]
+            if strangers:
+                yield f"unit {unit.unit}: {name}: mask_id {strangers[0]['mask_id']} is not among the candidates"
+
+
+def verify_source(unit: Unit, manifest: Manifest, images: pa.Table) -> Iterator[str]:
+    """The keys of the source, walked afresh."""
+    keys = [item.key for item in read_items(unit.kind, unit.url, unit.start, unit.count, unit.keys)]
+    if hash_keys(keys) != manifest.key_hash or sorted(keys) != sorted(images["key"].to_pylist()):
+        yield f"unit {unit.unit}: the source now has other keys than were committed ({len(keys)} now)"

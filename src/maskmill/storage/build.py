@@ -1,0 +1,68 @@
+"""`Build`: read a build by its ledger, as Arrow tables."""
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from maskmill.errors import UserError
+from maskmill.masks.rle import decode
+from maskmill.storage.ledger import Ledger, Manifest
+from maskmill.storage.schemas import IMAGES, MASKS
+
+
+class Build:
+    """One output directory. Only files that a manifest names are read, so orphans of killed attempts never show."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not (self.path / "build.json").is_file():
+            raise UserError(f"{str(path)!r} is not a build: it has no build.json (maskmill generate makes one)")
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """build.json: schema version, recipe, resolved config, inputs."""
+        tree: dict[str, Any] = json.loads((self.path / "build.json").read_bytes())
+        return tree
+
+    def manifests(self) -> list[Manifest]:
+        """The manifest of every committed unit."""
+        return Ledger(self.path).manifests()
+
+    @property
+    def filters(self) -> list[str]:
+        """Names of the filters whose masks are stored."""
+        names = (name for m in self.manifests() for name in m.files if name.startswith("masks/"))
+        return sorted({name.removeprefix("masks/") for name in names})
+
+    def images(self) -> pa.Table:
+        """One row for every input image, also the empty and the quarantined."""
+        return self.read("images", IMAGES)
+
+    def candidates(self) -> pa.Table:
+        """One row for every candidate."""
+        if self.info["candidates"] is False:
+            raise UserError(f"{str(self.path)!r} was built with --no-candidates: it holds masks only")
+        return self.read("candidates", MASKS)
+
+    def masks(self, filter: str = "default") -> pa.Table:
+        """One row for every mask of a filter."""
+        if filter not in (names := self.filters or ["default"]):
+            raise UserError(f"{str(self.path)!r} has no filter {filter!r}: it has {', '.join(names)}")
+        return self.read(f"masks/{filter}", MASKS)
+
+    def read(self, table: str, schema: pa.Schema) -> pa.Table:
+        """Every committed file of a table, one below the other."""
+        parts = [pq.ParquetFile(self.path / m.files[table].path).read() for m in self.manifests() if table in m.files]
+        plain = [part.replace_schema_metadata(None) for part in parts]
+        return pa.concat_tables([schema.empty_table(), *plain])
+
+    @staticmethod
+    def decode(row: Mapping[str, Any]) -> np.ndarray:
+        """The bool height x width pixels of one row of masks or candidates."""
+        return decode(row["counts"], row["height"], row["width"])
