@@ -1,7 +1,7 @@
 """What is being tried: BUILD/attempts/<unit>-<attempt>.json, a breadcrumb of the image in work. Not data.
 
-A committed unit leaves none (its manifest says it all); a crash leaves the last breadcrumb, a failure its words. Progress
-and `maskmill status` read these files, so they need no engine.
+A committed unit leaves none (its manifest says it all); a crash leaves the last breadcrumb, a failure its words.
+Progress and `maskmill status` read these files, so they need no engine.
 """
 
 import json

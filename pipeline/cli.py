@@ -122,6 +122,7 @@ def run_generate(recipe: Any, out: Path, engine: str, device: str | None, append
     from maskmill.pipeline.engines import Engine
     from maskmill.pipeline.engines.local import LocalEngine
     from maskmill.pipeline.generate import close_build, open_build, run_pending
+    from maskmill.pipeline.preview import write_preview
     from maskmill.pipeline.progress import ProgressReporter
     from maskmill.pipeline.status import read_status
 
@@ -146,6 +147,7 @@ def run_generate(recipe: Any, out: Path, engine: str, device: str | None, append
     done = close_build(opened)
     if not quiet:
         print_summary(out)
+        click.echo(f"{'picture':<11} {write_preview(out) or 'none: no image has a mask'}")
     if done:
         return DONE
     for error in errors[:10]:
@@ -175,7 +177,7 @@ def check_device(device: str | None) -> None:
     except RuntimeError as e:
         raise UserError(f"--device {device!r} is no device: expected cpu, cuda or cuda:N") from e
     if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {device!r}: torch finds no CUDA GPU on this machine; leave --device out to use the CPU")
+        raise UserError(f"--device {device!r}: torch finds no CUDA GPU here; leave --device out to use the CPU")
 
 
 def say(quiet: bool, words: str) -> None:

@@ -70,9 +70,9 @@ def check_inputs(out: Path, changes: Changes, append: bool) -> None:
                 f"Restore them, or begin another --out"
             )
     if changes.new.shards and not append:
-        names = changes.new_names
         raise UserError(
-            f"the inputs of {str(out)!r} have grown by {len(names)} (first: {names[0]}): add --append to include them"
+            f"the inputs of {str(out)!r} have grown by {len(changes.new_names)} (first: {changes.new_names[0]}): "
+            f"add --append to include them"
         )
 
 

@@ -67,7 +67,8 @@ def check_recipe(build: Path, recipe: Recipe) -> None:
     info = json.loads((build / "build.json").read_bytes())
     if changes := differences(info["recipe"], recipe.fingerprint()):
         raise UserError(
-            f"{str(build)!r} was begun with another recipe: {'; '.join(changes)}. Give the same settings, or another --out"
+            f"{str(build)!r} was begun with another recipe: {'; '.join(changes)}. "
+            f"Give the same settings, or another --out"
         )
     old_filter = to_tree(from_tree(FilterConfig, info["filter"], "filter."))
     if changes := differences(old_filter, to_tree(recipe.config.filter)):

@@ -1,5 +1,6 @@
 """Check the promises of a build. One line for each break, and nothing is repaired."""
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,7 +82,7 @@ def verify_images(unit: Unit, manifest: Manifest, images: pa.Table, ids: Counter
 def verify_masks(unit: Unit, name: str, masks: pa.Table, images: pa.Table) -> Iterator[str]:
     """Order, parents, sums, and each RLE against its own columns."""
     pairs = list(zip(masks["image_id"].to_pylist(), masks["mask_id"].to_pylist(), strict=True))
-    if any(a >= b for a, b in zip(pairs, pairs[1:], strict=False)):
+    if any(a >= b for a, b in itertools.pairwise(pairs)):
         yield f"unit {unit.unit}: {name} is not sorted by (image_id, mask_id), or has a mask twice"
     size = {row["image_id"]: row for row in images.to_pylist() if row["status"] != QUARANTINED}
     rows = Counter(i for i, _ in pairs)

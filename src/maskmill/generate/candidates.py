@@ -1,8 +1,8 @@
 """Image + model -> candidates: encode each crop, prompt it with its grid, keep what passes the floor.
 
 Follows SamAutomaticMaskGenerator._process_crop and _process_batch (automatic_mask_generator.py:225-321) up to the NMS,
-which belongs to the filter. Two things differ, neither in the result: masks below the floor in predicted IoU are dropped
-before they are upsampled, and upsampling goes in pieces, so memory does not grow with the number of masks.
+which belongs to the filter. Two things differ, neither in the result: masks below the floor in predicted IoU are
+dropped before they are upsampled, and upsampling goes in pieces, so memory does not grow with the number of masks.
 """
 
 from collections.abc import Iterator

@@ -23,7 +23,7 @@ def first_and_last(flags: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def near_crop_edge(boxes: Tensor, crop: tuple[int, int, int, int], height: int, width: int, tolerance: float) -> Tensor:
-    """Which boxes (N x 4 XYXY, image frame) touch an edge of the crop that is no edge of the image (utils/amg.py:78)."""
+    """Which boxes (N x 4 XYXY, image frame) touch a crop edge that is no edge of the image (utils/amg.py:78)."""
     corners = boxes.float()
     crop_edge = torch.tensor(crop, dtype=torch.float, device=boxes.device)
     image_edge = torch.tensor((0, 0, width, height), dtype=torch.float, device=boxes.device)
@@ -43,7 +43,7 @@ def nms(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float) -> np.ndarr
     """Greedy box NMS as torchvision's CPU kernel does it, operation for operation in float32.
 
     Args: boxes N x 4 XYXY, scores N; a pair with IoU > iou_threshold (compared in float64) loses its lower score.
-    Returns: indices of the kept boxes, best score first; equal scores keep their order. 0/0 (two flat boxes) keeps both.
+    Returns: indices of the kept boxes, best score first; equal scores keep their order. 0/0 (flat boxes) keeps both.
     """
     boxes = boxes.astype(np.float32)
     x0, y0, x1, y1 = boxes.T

@@ -1,5 +1,6 @@
 """Prompt tokens + image embedding -> masks and their predicted IoU (paper appendix A; modeling/mask_decoder.py)."""
 
+import itertools
 from dataclasses import dataclass, field
 
 import torch
@@ -47,7 +48,7 @@ class MaskDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """B prompts of one image.
 
-        Args: image_embeddings and image_pe 1 x C x h x w; sparse B x N x C and dense B x C x h x w of the prompt encoder.
+        Args: image_embeddings, image_pe 1 x C x h x w; sparse B x N x C and dense B x C x h x w of the prompt encoder.
         Returns: mask logits B x M x 4h x 4w and predicted IoU B x M, M = 3 with multimask_output, else 1.
         """
         masks, iou = self.predict_masks(image_embeddings, image_pe, sparse, dense)
@@ -80,7 +81,7 @@ class MLP(nn.Module):
     def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int) -> None:
         super().__init__()
         widths = [input_dim] + [hidden_dim] * (num_layers - 1) + [output_dim]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:]))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:

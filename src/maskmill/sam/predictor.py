@@ -73,8 +73,8 @@ class Predictor:
 
         Args: point_coords N x 2 (x, y) and point_labels N (1 = object, 0 = background) in image pixels; box XYXY;
         mask_input 1 x 4h x 4w, the low-resolution logits of an earlier call.
-        Returns: masks C x H x W (bool, or float logits), predicted IoU C, low-resolution logits C x 4h x 4w; C is 3 with
-        multimask_output, else 1.
+        Returns: masks C x H x W (bool, or float logits), predicted IoU C, low-resolution logits C x 4h x 4w; C is 3
+        with multimask_output, else 1.
         """
         points = labels = boxes = masks = None
         if point_coords is not None:

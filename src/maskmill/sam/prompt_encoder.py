@@ -1,5 +1,7 @@
 """Points, boxes and masks -> prompt tokens (paper section 3; segment-anything, modeling/prompt_encoder.py)."""
 
+from typing import cast
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -43,6 +45,10 @@ class PromptEncoder(nn.Module):
         """The positional code of every embedding cell: 1 x C x h x w."""
         return self.pe_layer(self.image_embedding_size)[None]
 
+    def label_embedding(self, i: int) -> Tensor:
+        """1 x C: what is added for background (0), foreground (1), top-left (2), bottom-right (3)."""
+        return cast(nn.Embedding, self.point_embeddings[i]).weight
+
     def embed_points(self, points: Tensor, labels: Tensor, pad: bool) -> Tensor:
         """B x N x 2 (x, y) in input pixels, labels 1/0/-1 -> B x N(+1) x C. A padding point stands in for a box."""
         points = points + 0.5  # to the centre of the pixel
@@ -52,16 +58,16 @@ class PromptEncoder(nn.Module):
         embedding = self.pe_layer.forward_with_coords(points, self.input_image_size)
         embedding[labels == -1] = 0.0
         embedding[labels == -1] += self.not_a_point_embed.weight
-        embedding[labels == 0] += self.point_embeddings[0].weight
-        embedding[labels == 1] += self.point_embeddings[1].weight
+        embedding[labels == 0] += self.label_embedding(0)
+        embedding[labels == 1] += self.label_embedding(1)
         return embedding
 
     def embed_boxes(self, boxes: Tensor) -> Tensor:
         """B x 4 (x0, y0, x1, y1) in input pixels -> B x 2 x C."""
         corners = (boxes + 0.5).reshape(-1, 2, 2)
         embedding = self.pe_layer.forward_with_coords(corners, self.input_image_size)
-        embedding[:, 0, :] += self.point_embeddings[2].weight
-        embedding[:, 1, :] += self.point_embeddings[3].weight
+        embedding[:, 0, :] += self.label_embedding(2)
+        embedding[:, 1, :] += self.label_embedding(3)
         return embedding
 
     def forward(self, points: Points | None, boxes: Tensor | None, masks: Tensor | None) -> tuple[Tensor, Tensor]:

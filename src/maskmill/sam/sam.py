@@ -1,6 +1,6 @@
 """The whole model: encoder, prompt encoder, decoder, pixel normalisation (segment-anything, modeling/sam.py)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ class ModelConfig:
 
     name: str
     image_encoder: ImageEncoderConfig
-    mask_decoder: MaskDecoderConfig = MaskDecoderConfig()
+    mask_decoder: MaskDecoderConfig = field(default_factory=MaskDecoderConfig)
     mask_in_chans: int = 16
     checkpoint: str = ""
 
@@ -66,7 +66,7 @@ class Sam(nn.Module):
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
     def resize(self, image: np.ndarray) -> np.ndarray:
-        """H x W x 3 uint8 -> the long side at `img_size`, by Pillow's antialiased bilinear filter, as SAM was trained."""
+        """H x W x 3 uint8 -> long side at `img_size`, by Pillow's antialiased bilinear filter, as SAM was trained."""
         h, w = self.input_size(*image.shape[:2])
         return np.array(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR))
 

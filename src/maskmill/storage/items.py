@@ -20,15 +20,19 @@ class Keys:
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
+        self._next: dict[str, int] = {}  # numbers below are taken: a column of one repeated key must not be quadratic
 
     def __contains__(self, key: str) -> bool:
         return key in self._taken
 
     def give(self, key: str) -> str:
         """`key` itself if it is free, else `key#n` with the first free n >= 2."""
-        given, n = key, 2
-        while given in self._taken:
-            given, n = f"{key}#{n}", n + 1
+        given = key
+        if key in self._taken:
+            n = self._next.get(key, 2)
+            while (given := f"{key}#{n}") in self._taken:
+                n += 1
+            self._next[key] = n + 1
         self._taken.add(given)
         return given
 

@@ -10,7 +10,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -77,7 +77,7 @@ def _decode(data: bytes, max_mpx: float) -> np.ndarray:
     _check_size(im.size, max_mpx)
     im.load()
     width, height = im.size
-    as_stored = _AS_STORED.get(_orientation(im))
+    as_stored = _stored_view(im)
     turned = as_stored is not None and as_stored(np.empty((1, 2))).shape[0] == 2
     out = np.empty((width, height, 3) if turned else (height, width, 3), np.uint8)
     _fill(as_stored(out) if as_stored else out, im)
@@ -115,13 +115,12 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _orientation(im: Image.Image) -> int:
-    """The EXIF (or XMP) orientation. Broken EXIF counts as upright: the pixels themselves are fine."""
+def _stored_view(im: Image.Image) -> Callable[[np.ndarray], np.ndarray] | None:
+    """What the EXIF (or XMP) orientation asks for. Broken EXIF counts as upright: the pixels themselves are fine."""
     try:
-        value: Any = im.getexif().get(_ORIENTATION, 1)
+        return _AS_STORED.get(im.getexif().get(_ORIENTATION, 1))
     except Exception:
-        return 1
-    return value if isinstance(value, int) else 1
+        return None
 
 
 def _fill(view: np.ndarray, im: Image.Image) -> None:
@@ -147,8 +146,10 @@ def _rgb(band: Image.Image) -> np.ndarray:
 
 
 def _words(e: Exception) -> str:
-    """One short line: no object addresses, no class of ours or Pillow's unless there is nothing else."""
+    """One short line without object addresses."""
     text = re.sub(r"<[^<>]* at 0x[0-9a-fA-F]+>", "the data", str(e)).strip()
+    if isinstance(e, LookupError):  # a bare number or name otherwise
+        text = f"{type(e).__name__} {text}"
     return (text.splitlines() or [type(e).__name__])[0][:200]
 
 

@@ -128,8 +128,8 @@ def broken_masks(rows: pa.Table) -> list[str]:
 def run_total(counts: str) -> int:
     """Pixels that a compressed COCO string covers, zeros and ones together; -1 if it is no such string.
 
-    Six bits a character from 48: five of value, one that says more follow; from the third run on, a run is stored as its
-    difference to the run two before (cocoapi, maskApi.c, rleFrString).
+    Six bits a character from 48: five of value, one that says more follow; from the third run on, a run is stored as
+    its difference to the run two before (cocoapi, maskApi.c, rleFrString).
     """
     runs: list[int] = []
     value = shift = 0

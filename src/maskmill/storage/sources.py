@@ -52,6 +52,8 @@ def scan(images: str) -> ImageSet:
 
     No payload is read. UserError, in one line: nothing there, no images, mixed or unknown types, a gap in a range.
     """
+    if not images.strip():
+        raise UserError("IMAGES is empty: give a folder, a tar, a Parquet file, or a pattern of them")
     if "::" in images and not os.path.exists(images):
         raise UserError(f"{images}: chained URLs are not supported: unpack it, or give the plain address")
     url = listing.absolute(images)

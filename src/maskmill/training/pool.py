@@ -92,13 +92,23 @@ def read_pool(folder: Path) -> list[Packed]:
     return scenes
 
 
-def pack_photos(photos: Sequence[Photo]) -> tuple[list[Packed], list[Packed]]:
-    """The photographs with their human masks, and again with regions of the image alone at three scales."""
+def pack_photos(photos: Sequence[Photo], folder: Path) -> tuple[list[Packed], list[Packed]]:
+    """The photographs with their human masks, and again with regions of the image alone at three scales.
+
+    The regions take a second a photograph; `folder` keeps them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     human = [Packed(p.image, np.packbits(p.masks, axis=-1)) for p in photos]
     alone = []
     for photo in photos:
-        regions = np.concatenate([superpixels(photo, scale) for scale in (150, 500, 1500)])
-        alone.append(Packed(photo.image, np.packbits(regions, axis=-1)))
+        path = folder / f"{photo.key}.npy"
+        if not path.exists():
+            regions = np.concatenate([superpixels(photo, scale) for scale in (150, 500, 1500)])
+            partial = path.with_suffix(".partial")
+            with partial.open("wb") as file:
+                np.save(file, np.packbits(regions, axis=-1))
+            partial.replace(path)
+        alone.append(Packed(photo.image, np.load(path)))
     return human, [p for p in alone if len(p.bits)]
 
 

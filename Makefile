@@ -1,0 +1,25 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test check clean
+
+.venv/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -e ".[dev]"
+	touch $@
+
+setup: .venv/.ready
+
+demo: setup
+	$(BIN)/python -m maskmill.pipeline.demo --out demo-out
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src/maskmill pipeline
+
+clean:
+	rm -rf .venv demo-out

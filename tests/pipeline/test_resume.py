@@ -1,0 +1,144 @@
+"""Continue, refuse, append, and survive a kill."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from maskmill.errors import UserError
+from maskmill.pipeline.generate import open_build, orphans
+from maskmill.pipeline.verify import verify
+from maskmill.storage.build import Build
+from maskmill.storage.ledger import Ledger
+from tests.pipeline.conftest import QUICK, build, config, drawing, make_tar, png, recipe_for, tables
+
+
+def test_a_finished_build_has_nothing_pending_and_stays_as_it_is(photos: Path, tmp_path: Path) -> None:
+    build(photos, tmp_path / "b")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "b").rglob("*") if p.is_file()}
+    assert open_build(recipe_for(photos), tmp_path / "b", append=False).pending == []
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "b").rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("missing", [["000000"], ["000001", "000002"], ["000000", "000001", "000002"]])
+def test_any_committed_subset_resumes_to_the_same_rows(
+    missing: list[str], photos: Path, reference: dict[str, pa.Table], tmp_path: Path
+) -> None:
+    build(photos, tmp_path / "b")
+    for unit in missing:  # as if killed after writing the files, before the commit
+        (tmp_path / "b" / "ledger" / "images" / f"{unit}.json").unlink()
+    (tmp_path / "b" / "_SUCCESS").unlink()
+    opened = open_build(recipe_for(photos), tmp_path / "b", append=False)
+    assert sorted(u.unit for u in opened.pending) == missing
+    made = build(photos, tmp_path / "b")
+    assert tables(made) == reference
+    assert orphans(tmp_path / "b") == [] and list(verify(tmp_path / "b", quick=False)) == []
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_sigkill_in_the_middle_then_the_same_command(
+    engine: str, photos: Path, reference: dict[str, pa.Table], tmp_path: Path
+) -> None:
+    out = tmp_path / "b"
+    command = [
+        sys.executable,
+        "-m",
+        "maskmill.pipeline.cli",
+        "generate",
+        str(photos),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+    ]
+    command += ["--engine", engine, "--quiet", *(word for s in QUICK for word in ("--set", s))]
+    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    first = subprocess.Popen(command, env=env, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not Ledger(out).newest() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    committed = len(Ledger(out).newest())
+    assert 1 <= committed < 3, "the kill came too late to test anything"
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert tables(Build(out)) == reference
+    assert list(verify(out, quick=False)) == []
+    again = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0 and "nothing to do" in again.stdout
+
+
+def test_sigterm_exits_75_and_the_same_command_continues(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "b"
+    command = [sys.executable, "-m", "maskmill.pipeline.cli", "generate", str(photos), "--out", str(out)]
+    command += ["--engine", "local", "--quiet", *(word for s in QUICK for word in ("--set", s))]
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not Ledger(out).newest():
+        time.sleep(0.01)
+    first.terminate()
+    _, words = first.communicate(timeout=60)
+    assert first.returncode == 75 and "the same command continues" in words
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("generate.points_per_side=6", "generate.points_per_side: 5 -> 6"),
+        ("filter.box_nms_thresh=0.5", "maskmill filter"),
+    ],
+)
+def test_another_recipe_or_filter_is_refused(assignment: str, words: str, photos: Path, tmp_path: Path) -> None:
+    build(photos, tmp_path / "b")
+    with pytest.raises(UserError, match=words):
+        open_build(recipe_for(photos, config(assignment)), tmp_path / "b", append=False)
+
+
+def test_run_settings_may_change(photos: Path, tmp_path: Path) -> None:
+    build(photos, tmp_path / "b")
+    assert open_build(recipe_for(photos, config("run.unit_size=1")), tmp_path / "b", append=False).pending == []
+
+
+def test_changed_and_gone_inputs_are_refused(photos: Path, tmp_path: Path) -> None:
+    mine = shutil.copytree(photos, tmp_path / "in")
+    build(mine, tmp_path / "b")
+    original = (mine / "0.png").read_bytes()
+    (mine / "0.png").write_bytes(original + b"more")
+    with pytest.raises(UserError, match="1 changed"):
+        open_build(recipe_for(mine), tmp_path / "b", append=False)
+    (mine / "0.png").unlink()
+    with pytest.raises(UserError, match=r"1 gone \(first: 0.png\)"):
+        open_build(recipe_for(mine), tmp_path / "b", append=False)
+
+
+def test_append_keeps_old_units_and_adds_new_ones(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    make_tar(folder / "b.tar", {"1.png": png(drawing(1))})
+    old = build(folder, tmp_path / "b")
+    before = {m.unit: m.files for m in old.manifests()}
+    make_tar(folder / "a.tar", {"2.png": png(drawing(2))})
+    with pytest.raises(UserError, match="--append"):
+        open_build(recipe_for(folder), tmp_path / "b", append=False)
+    new = build(folder, tmp_path / "b", append=True)
+    after = {m.unit: m.files for m in new.manifests()}
+    assert {unit: after[unit] for unit in before} == before and len(after) == 2
+    assert sorted(new.images()["shard"].to_pylist()) == ["a.tar", "b.tar"]
+    assert list(verify(tmp_path / "b", quick=False)) == []
+
+
+def test_verify_names_what_is_broken(photos: Path, tmp_path: Path) -> None:
+    made = build(photos, tmp_path / "b")
+    victim = tmp_path / "b" / made.manifests()[1].files["masks/default"].path
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    (tmp_path / "b" / "ledger" / "images" / "000002.json").unlink()
+    problems = list(verify(tmp_path / "b", quick=False))
+    assert any(victim.name in p and "not the file that was committed" in p for p in problems)
+    assert any("unit 000002: not committed yet" in p for p in problems)
