@@ -19,7 +19,7 @@ test: setup
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy src/maskmill pipeline
+	$(BIN)/mypy src/maskmill # the link src/maskmill/pipeline leads it to pipeline/ too
 
 clean:
 	rm -rf .venv demo-out

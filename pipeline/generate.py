@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from maskmill.errors import UserError
@@ -33,6 +33,8 @@ def open_build(recipe: Recipe, out: Path, append: bool) -> Opened:
         plan = read_plan(out / "plan.parquet")
         changes = compare(plan, images)
         check_inputs(out, changes, append)
+        now_at = {shard.name: shard.url for shard in images.shards}
+        plan = [replace(unit, url=now_at[unit.shard]) for unit in plan]  # the same files may have moved
         if changes.new.shards:
             plan += make_units(changes.new, recipe.config.run.unit_size, first=len(plan))
             write_plan(out / "plan.parquet", plan)

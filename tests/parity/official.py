@@ -9,7 +9,6 @@ import sys
 import types
 from functools import partial
 
-
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -69,7 +68,8 @@ def stand_in_for_torchvision() -> None:
 if importlib.util.find_spec("torchvision") is None:
     stand_in_for_torchvision()
 
-from segment_anything import SamAutomaticMaskGenerator, SamPredictor  # noqa: E402
+import segment_anything.modeling.prompt_encoder as prompt_encoder_module  # noqa: E402
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry  # noqa: E402
 from segment_anything.modeling import (  # noqa: E402
     ImageEncoderViT,
     MaskDecoder,
@@ -79,7 +79,17 @@ from segment_anything.modeling import (  # noqa: E402
 )
 from segment_anything.utils import amg  # noqa: E402
 
-__all__ = ["SamAutomaticMaskGenerator", "SamPredictor", "amg", "official_sam", "shape_weights"]
+__all__ = [
+    "Sam",
+    "SamAutomaticMaskGenerator",
+    "SamPredictor",
+    "amg",
+    "nms",
+    "official_sam",
+    "prompt_encoder_module",
+    "sam_model_registry",
+    "shape_weights",
+]
 
 
 def official_sam(cfg: ModelConfig) -> Sam:

@@ -57,13 +57,20 @@ def load_model(
     cfg = load_config(name)
     model = build_sam(cfg)
     data = read_checkpoint(cfg, checkpoint)
-    load_weights(model, parse_weights(data, checkpoint or cfg.checkpoint), str(checkpoint or cfg.checkpoint))
+    state = parse_weights(data, checkpoint or cfg.checkpoint)
+    check_weights(model, state, str(checkpoint or cfg.checkpoint))
+    model.load_state_dict(state)
     return model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def checkpoint_sha256(name: str, checkpoint: str | Path | None = None) -> str:
-    """The sha256 of the weight file that `load_model` would read: the model's identity in a build."""
-    return hashlib.sha256(read_checkpoint(load_config(name), checkpoint)).hexdigest()
+    """The sha256 of the weight file: the model's identity in a build. Refuses what `load_model` would refuse."""
+    cfg = load_config(name)
+    data = read_checkpoint(cfg, checkpoint)
+    with torch.device("meta"):
+        model = build_sam(cfg)
+    check_weights(model, parse_weights(data, checkpoint or cfg.checkpoint), str(checkpoint or cfg.checkpoint))
+    return hashlib.sha256(data).hexdigest()
 
 
 def read_checkpoint(cfg: ModelConfig, checkpoint: str | Path | None) -> bytes:
@@ -98,8 +105,8 @@ def parse_weights(data: bytes, path: str | Path) -> dict[str, Any]:
     return state
 
 
-def load_weights(model: Sam, state: dict[str, Any], path: str) -> None:
-    """Copy `state` into `model`; every name and shape must match."""
+def check_weights(model: Sam, state: dict[str, Any], path: str) -> None:
+    """Refuse a state dict unless every name and shape is the model's."""
     want = model.state_dict()
     missing, foreign = sorted(want.keys() - state.keys()), sorted(state.keys() - want.keys())
     shapes = [k for k in want.keys() & state.keys() if want[k].shape != state[k].shape]
@@ -115,4 +122,3 @@ def load_weights(model: Sam, state: dict[str, Any], path: str) -> None:
             f"checkpoint {path!r} is not a {model.name!r} model: {k} is {tuple(state[k].shape)}, "
             f"expected {tuple(want[k].shape)}; is it another size (vit_b, vit_l, vit_h)?"
         )
-    model.load_state_dict(state)

@@ -52,7 +52,7 @@ class TrainConfig:
 
     minutes: float = 90.0
     phases: tuple[Phase, ...] = (Phase(0.62, 256, 8), Phase(1.0, 512, 4))
-    prompts: int = 16
+    prompts: int = 12
     lr: float = 1e-3
     weight_decay: float = 0.05
     warmup: int = 150
@@ -186,7 +186,7 @@ class Trainer:
             again, iou2 = self.second_click(embedding, coords, codes, logits, score, target, side, balanced)
             loss = loss + 0.5 * again
             figures["second"] = iou2
-        figures["loss"] = float(loss)
+        figures["loss"] = loss.item()
         return loss, figures
 
     def second_click(

@@ -1,0 +1,63 @@
+"""The same weights twice: in the official classes and in maskmill's."""
+
+import hashlib
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from maskmill import load_model
+from maskmill.config import FilterConfig, resolve
+from maskmill.sam.build import build_sam, load_config
+from maskmill.sam.sam import Sam
+from tests.parity.official import Sam as OfficialSam
+from tests.parity.official import official_sam, shape_weights
+
+
+@dataclass(frozen=True)
+class Pair:
+    official: OfficialSam
+    ours: Sam
+
+
+def random_pair(name: str, seed: int) -> Pair:
+    """Seeded random weights of the architecture `name`, the same in both, none of them zero."""
+    cfg = load_config(name)
+    official, ours = official_sam(cfg), build_sam(cfg).eval()
+    shape_weights(official, seed)
+    ours.load_state_dict(official.state_dict(), strict=True)
+    return Pair(official, ours)
+
+
+def nano_pair() -> Pair:
+    """The shipped weights of nano in both."""
+    ours = load_model("nano", device="cpu")
+    official = official_sam(load_config("nano"))
+    official.load_state_dict(ours.state_dict(), strict=True)
+    return Pair(official, ours)
+
+
+def nano_thresholds() -> dict[str, float]:
+    """The thresholds that nano's config recommends, as both generators call them."""
+    cfg: FilterConfig = resolve(model="nano").filter
+    return {"pred_iou_thresh": cfg.pred_iou_thresh, "stability_score_thresh": cfg.stability_score_thresh}
+
+
+class Remembering(nn.Module):
+    """An encoder that computes each input once: both generators send it the same pixels, many times over.
+
+    Only the same input, to the last bit, finds the remembered answer.
+    """
+
+    def __init__(self, encoder: nn.Module, img_size: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.img_size = img_size
+        self.known: dict[bytes, Tensor] = {}
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        key = hashlib.sha256(repr(tuple(x.shape)).encode() + x.contiguous().numpy().tobytes()).digest()
+        if key not in self.known:
+            self.known[key] = self.encoder(x)
+        return self.known[key]
