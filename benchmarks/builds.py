@@ -2,8 +2,8 @@
 
     python benchmarks/builds.py IMAGES --set generate.points_per_side=16 --ways ray2,ray1,local,killed
 
-Ways: ray2 and ray1 = Ray with two actors and one; local = in one process; killed = Ray, SIGKILLed with its whole process
-group once half of the units are committed, then the same command again. Writes results/builds-NAME.json.
+Ways: ray2 and ray1 = Ray with two actors and one; local = in one process; killed = Ray, SIGKILLed with its whole
+process group once half of the units are committed, then the same command again. Writes results/builds-NAME.json.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """The `maskmill` command. Exit codes: 0 done, 1 failed, 2 bad usage or input, 75 stopped early but resumable."""
 
+import itertools
 import signal
 import sys
 import traceback
@@ -112,7 +113,7 @@ def generate(
     signal.signal(signal.SIGTERM, interrupt)
     cfg = resolve(model, checkpoint, config, filter_name, assignments)
     sha256 = checkpoint_sha256(cfg.model.name, cfg.model.checkpoint)
-    check_device(device)
+    check_device(device, here=engine == "local")
     recipe = Recipe(cfg, sha256, images, candidates=not no_candidates)
     sys.exit(run_generate(recipe, Path(out), engine, device, append, quiet))
 
@@ -166,8 +167,8 @@ def interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def check_device(device: str | None) -> None:
-    """Refuse a device that this machine or torch does not know."""
+def check_device(device: str | None, here: bool) -> None:
+    """Refuse a device that torch does not know, or that is missing where the work runs `here`, not on a cluster."""
     import torch
 
     if device is None:
@@ -176,7 +177,7 @@ def check_device(device: str | None) -> None:
         kind = torch.device(device).type
     except RuntimeError as e:
         raise UserError(f"--device {device!r} is no device: expected cpu, cuda or cuda:N") from e
-    if kind == "cuda" and not torch.cuda.is_available():
+    if here and kind == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device {device!r}: torch finds no CUDA GPU here; leave --device out to use the CPU")
 
 
@@ -208,7 +209,7 @@ def plan(
     from maskmill.pipeline.estimate import estimate
 
     cfg = resolve(model, checkpoint, config, filter_name, assignments)
-    check_device(device)
+    check_device(device, here=True)
     for line in estimate(images, cfg, device):
         click.echo(line)
 
@@ -251,11 +252,12 @@ def print_summary(build: Path) -> None:
     if s.pending:
         shown = " ".join(s.pending[:8])
         click.echo(f"{'pending':<11} {len(s.pending)}: {shown}{' ...' if len(s.pending) > 8 else ''}")
-    bad = quarantine(build)
-    for row in bad[:10]:
+    for row in itertools.islice(quarantine(build), 10):
         click.echo(f"{'quarantined':<11} {row['shard']} {row['key']}: {row['error']}")
-    if len(bad) > 10:
-        click.echo(f"{'':<11} and {len(bad) - 10} more: select key, error from images where status = 'quarantined'")
+    if s.quarantined > 10:
+        click.echo(
+            f"{'':<11} and {s.quarantined - 10} more: select key, error from images where status = 'quarantined'"
+        )
 
 
 @main.command()

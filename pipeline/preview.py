@@ -4,6 +4,7 @@ import io
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,8 +13,8 @@ from maskmill.pipeline.plan import read_plan
 from maskmill.report.overlay import sheet, side_by_side
 from maskmill.storage.build import Build
 from maskmill.storage.files import write_bytes
+from maskmill.storage.ledger import Manifest
 from maskmill.storage.pixels import decode_image
-from maskmill.storage.schemas import OK
 from maskmill.storage.sources import read_items
 
 HEIGHT = 320  # pixels of each picture
@@ -34,19 +35,27 @@ def write_preview(path: Path, count: int = 8, filter_name: str = "default") -> P
 def pictures_of(path: Path, count: int, filter_name: str) -> Iterator[np.ndarray]:
     """`image | overlay` for the first images with masks, in the order of the plan."""
     build = Build(path)
-    ids = {(r["shard"], r["key"]): r["image_id"] for r in build.images().to_pylist() if r["status"] == OK}
-    masks = build.masks(filter_name).select(["image_id", "height", "width", "counts"])
-    rows_of: dict[int, list[int]] = defaultdict(list)
-    for row, image in enumerate(masks["image_id"].to_pylist()):
-        rows_of[image].append(row)
+    plan = {unit.unit: unit for unit in read_plan(path / "plan.parquet")}
     drawn = 0
-    for unit in read_plan(path / "plan.parquet"):
-        for item in read_items(unit.kind, unit.url, unit.start, unit.count, unit.keys):
-            rows = rows_of.get(ids.get((unit.shard, item.key), -1))
-            if not rows or item.data is None:
+    for manifest in build.manifests():
+        unit = plan[manifest.unit]
+        rows = rows_by_key(build, manifest, filter_name)
+        for item in read_items(unit.kind, unit.url, unit.start, unit.count, unit.keys) if rows else ():
+            if item.data is None or item.key not in rows:
                 continue
             if drawn == count:
                 return
             drawn += 1
-            image = decode_image(item.data, max_mpx=float("inf"))
-            yield side_by_side(image, [build.decode(row) for row in masks.take(rows).to_pylist()], HEIGHT)
+            masks = [build.decode(row) for row in rows[item.key]]
+            yield side_by_side(decode_image(item.data, max_mpx=float("inf")), masks, HEIGHT)
+
+
+def rows_by_key(build: Build, manifest: Manifest, filter_name: str) -> dict[str, list[dict[str, Any]]]:
+    """The masks of one unit by the key of their image."""
+    images = build.read_unit(manifest, "images")
+    key = dict(zip(images["image_id"].to_pylist(), images["key"].to_pylist(), strict=True))
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    columns = ["image_id", "height", "width", "counts"]
+    for row in build.read_unit(manifest, f"masks/{filter_name}").select(columns).to_pylist():
+        rows[key[row["image_id"]]].append(row)
+    return rows

@@ -1,6 +1,7 @@
 """Where a build stands, from its files alone: works while it runs, and after the cluster is gone."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from maskmill.pipeline.attempts import Trace, read_attempts
 from maskmill.pipeline.plan import read_plan
 from maskmill.storage.build import Build
 from maskmill.storage.ledger import Ledger, Manifest
+from maskmill.storage.schemas import QUARANTINED
 
 STALE = 600.0  # seconds without a breadcrumb: the attempt is taken for dead
 
@@ -56,10 +58,13 @@ def read_status(path: Path) -> Status:
     )
 
 
-def quarantine(path: Path) -> list[dict[str, str]]:
-    """shard, key and error of every quarantined image."""
-    rows = Build(path).images().select(["shard", "key", "status", "error"]).to_pylist()
-    return [row for row in rows if row["status"] == "quarantined"]
+def quarantine(path: Path) -> Iterator[dict[str, str]]:
+    """shard, key and error of the quarantined images; units without any are not opened."""
+    build = Build(path)
+    for manifest in build.manifests():
+        if manifest.quarantined:
+            rows = build.read_unit(manifest, "images").select(["shard", "key", "status", "error"]).to_pylist()
+            yield from (row for row in rows if row["status"] == QUARANTINED)
 
 
 class Counter:

@@ -142,5 +142,3 @@ def shape_weights(model: nn.Module, seed: int) -> None:
         for p in model.parameters():
             if p.abs().sum() == 0 or p.std(unbiased=False) == 0:
                 p.add_(torch.randn(p.shape, generator=generator, dtype=torch.float32).to(p) * 0.1)
-
-

@@ -3,12 +3,13 @@
 import hashlib
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from maskmill import load_model
 from maskmill.config import FilterConfig, resolve
 from maskmill.sam.build import build_sam, load_config
-from maskmill.sam.sam import Sam
+from maskmill.sam.sam import ModelConfig, Sam
 from tests.parity.official import Sam as OfficialSam
 from tests.parity.official import official_sam, shape_weights
 
@@ -19,9 +20,9 @@ class Pair:
     ours: Sam
 
 
-def random_pair(name: str, seed: int) -> Pair:
-    """Seeded random weights of the architecture `name`, the same in both, none of them zero."""
-    cfg = load_config(name)
+def random_pair(cfg: ModelConfig, seed: int) -> Pair:
+    """Seeded random weights of an architecture, the same in both, none of them zero."""
+    torch.manual_seed(seed)
     official, ours = official_sam(cfg), build_sam(cfg).eval()
     shape_weights(official, seed)
     ours.load_state_dict(official.state_dict(), strict=True)

@@ -1,6 +1,7 @@
 """Module by module, seeded random weights: the official classes against maskmill's."""
 
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,24 @@ from torch import Tensor
 
 from maskmill import load_model
 from maskmill.sam.build import build_sam, load_config
+from maskmill.sam.sam import ModelConfig
 from tests.parity.official import official_sam, prompt_encoder_module, sam_model_registry
 from tests.parity.pair import Pair, random_pair
 
 TOLERANCE = 1e-9  # float64
-SMALL = [pytest.param("nano", id="nano"), pytest.param("vit_b", id="vit_b")]
 PROMPTS = ["one point", "points", "labels", "boxes", "masks", "points+boxes", "points+masks", "all", "nothing"]
-_pairs: dict[str, Pair] = {}
+
+
+def vit_b_cut_short() -> ModelConfig:
+    """ViT-B at full size, its first three blocks: two windowed, one global. The other nine are their repetition.
+
+    tests/parity/full.py runs all twelve; the state dict below says which of them are global.
+    """
+    cfg = load_config("vit_b")
+    return replace(cfg, image_encoder=replace(cfg.image_encoder, depth=3, global_attn_indexes=(2,)))
+
+
+ARCHITECTURES = {"nano": lambda: load_config("nano"), "vit_b": vit_b_cut_short}
 
 
 class InFloat64(types.ModuleType):
@@ -34,13 +46,11 @@ def float64(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompt_encoder_module, "torch", InFloat64("torch"))
 
 
-@pytest.fixture(scope="module", params=SMALL)
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def pair(request: pytest.FixtureRequest) -> Pair:
     """Random float64 weights, made once for each architecture."""
-    if request.param not in _pairs:
-        made = random_pair(request.param, seed=1)
-        _pairs[request.param] = Pair(made.official.double(), made.ours.double())
-    return _pairs[request.param]
+    made = random_pair(ARCHITECTURES[request.param](), seed=1)
+    return Pair(made.official.double(), made.ours.double())
 
 
 def noise(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -119,7 +129,7 @@ def test_mask_decoder_float64(multimask: bool, pair: Pair) -> None:
 
 @pytest.fixture(scope="module")
 def nano32() -> Pair:
-    return random_pair("nano", seed=9)
+    return random_pair(load_config("nano"), seed=9)
 
 
 @torch.no_grad()

@@ -58,9 +58,12 @@ class Build:
 
     def read(self, table: str, schema: pa.Schema) -> pa.Table:
         """Every committed file of a table, one below the other."""
-        parts = [pq.ParquetFile(self.path / m.files[table].path).read() for m in self.manifests() if table in m.files]
-        plain = [part.replace_schema_metadata(None) for part in parts]
-        return pa.concat_tables([schema.empty_table(), *plain])
+        parts = [self.read_unit(m, table) for m in self.manifests() if table in m.files]
+        return pa.concat_tables([schema.empty_table(), *parts])
+
+    def read_unit(self, manifest: Manifest, table: str) -> pa.Table:
+        """One unit's rows of a table."""
+        return pq.ParquetFile(self.path / manifest.files[table].path).read().replace_schema_metadata(None)
 
     @staticmethod
     def decode(row: Mapping[str, Any]) -> np.ndarray:
