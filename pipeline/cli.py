@@ -1,6 +1,5 @@
 """The `maskmill` command. Exit codes: 0 done, 1 failed, 2 bad usage or input, 75 stopped early but resumable."""
 
-import itertools
 import signal
 import sys
 import traceback
@@ -114,7 +113,8 @@ def generate(
     cfg = resolve(model, checkpoint, config, filter_name, assignments)
     sha256 = checkpoint_sha256(cfg.model.name, cfg.model.checkpoint)
     check_device(device, here=engine == "local")
-    recipe = Recipe(cfg, sha256, images, candidates=not no_candidates)
+    name = Path(filter_name or "default").stem
+    recipe = Recipe(cfg, sha256, images, name, candidates=not no_candidates)
     sys.exit(run_generate(recipe, Path(out), engine, device, append, quiet))
 
 
@@ -126,6 +126,7 @@ def run_generate(recipe: Any, out: Path, engine: str, device: str | None, append
     from maskmill.pipeline.preview import write_preview
     from maskmill.pipeline.progress import ProgressReporter
     from maskmill.pipeline.status import read_status
+    from maskmill.pipeline.summary import summary
 
     opened = open_build(recipe, out, append)
     if not opened.pending:
@@ -147,7 +148,8 @@ def run_generate(recipe: Any, out: Path, engine: str, device: str | None, append
                 errors.append(f"unit {receipt.unit}: {receipt.error}")
     done = close_build(opened)
     if not quiet:
-        print_summary(out)
+        for line in summary(out):
+            click.echo(line)
         click.echo(f"{'picture':<11} {write_preview(out) or 'none: no image has a mask'}")
     if done:
         return DONE
@@ -223,41 +225,10 @@ def status(build: Path) -> None:
     Example:
       maskmill status masks/
     """
-    print_summary(build)
+    from maskmill.pipeline.summary import summary
 
-
-def print_summary(build: Path) -> None:
-    """One screen."""
-    from maskmill.pipeline.status import quarantine, read_status
-
-    s = read_status(build)
-    state = "finished" if s.success else "running" if s.running else "stopped: the same generate command continues it"
-    of = "" if s.images is None else f" of {s.images}"
-    rows = [
-        ("build", f"{build} ({state})"),
-        ("units", f"{s.units_done} of {s.units} done, {len(s.running)} running, {len(s.failed)} failed"),
-        ("images", f"{s.images_done}{of}: {s.images_done - s.quarantined - s.empty} ok, {s.empty} empty, "
-                   f"{s.quarantined} quarantined"),
-        ("masks", f"{s.masks}" + (f" ({s.masks / s.images_done:.1f} an image)" if s.images_done else "")),
-        ("candidates", f"{s.candidates}"),
-        ("work", f"{s.work_seconds:.1f} s in actors"
-                 + (f", {s.work_seconds / s.images_done:.2f} s an image" if s.images_done else "")),
-    ]  # fmt: skip
-    for name, value in rows:
-        click.echo(f"{name:<11} {value}")
-    for trace in s.running:
-        click.echo(f"{'running':<11} unit {trace.unit} on {trace.host}: {trace.images_done} images, now {trace.key}")
-    for trace in s.failed:
-        click.echo(f"{'failed':<11} unit {trace.unit}: {trace.error}")
-    if s.pending:
-        shown = " ".join(s.pending[:8])
-        click.echo(f"{'pending':<11} {len(s.pending)}: {shown}{' ...' if len(s.pending) > 8 else ''}")
-    for row in itertools.islice(quarantine(build), 10):
-        click.echo(f"{'quarantined':<11} {row['shard']} {row['key']}: {row['error']}")
-    if s.quarantined > 10:
-        click.echo(
-            f"{'':<11} and {s.quarantined - 10} more: select key, error from images where status = 'quarantined'"
-        )
+    for line in summary(build):
+        click.echo(line)
 
 
 @main.command()

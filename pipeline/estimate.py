@@ -26,7 +26,7 @@ def estimate(images: str, cfg: Config, device: str | None) -> Iterator[str]:
     yield f"images      {'unknown (remote tars are counted as they are read)' if total is None else total}"
     yield f"input       {found.kind}, {len(found.shards)} shards, {size / 1e9:.3f} GB"
     yield f"units       {len(units)} of at most {cfg.run.unit_size} images"
-    job = Job("", cfg, cfg.model.name, checkpoint_sha256(cfg.model.name, cfg.model.checkpoint), device, True)
+    job = Job("", cfg, cfg.model.name, checkpoint_sha256(cfg.model.name, cfg.model.checkpoint), "default", device, True)
     sample = first_image(units, cfg)
     if sample is None:
         yield "estimate    none: no image among the first can be read"

@@ -85,6 +85,7 @@ def run_pending(opened: Opened, recipe: Recipe, engine: Engine, device: str | No
         config=recipe.config,
         model_id=recipe.model_id,
         model_sha256=recipe.model_sha256,
+        filter_name=recipe.filter_name,
         device=device,
         candidates=recipe.candidates,
     )

@@ -21,9 +21,9 @@ HEIGHT = 320  # pixels of each picture
 WIDTH = 1800  # pixels of a row
 
 
-def write_preview(path: Path, count: int = 8, filter_name: str = "default") -> Path | None:
+def write_preview(path: Path, count: int = 8) -> Path | None:
     """Draw the first `count` images that have masks. None if there is no such image."""
-    pictures = list(pictures_of(path, count, filter_name))
+    pictures = list(pictures_of(path, count))
     if not pictures:
         return None
     out = io.BytesIO()
@@ -32,14 +32,14 @@ def write_preview(path: Path, count: int = 8, filter_name: str = "default") -> P
     return path / "preview.jpg"
 
 
-def pictures_of(path: Path, count: int, filter_name: str) -> Iterator[np.ndarray]:
+def pictures_of(path: Path, count: int) -> Iterator[np.ndarray]:
     """`image | overlay` for the first images with masks, in the order of the plan."""
     build = Build(path)
     plan = {unit.unit: unit for unit in read_plan(path / "plan.parquet")}
     drawn = 0
     for manifest in build.manifests():
         unit = plan[manifest.unit]
-        rows = rows_by_key(build, manifest, filter_name)
+        rows = rows_by_key(build, manifest)
         for item in read_items(unit.kind, unit.url, unit.start, unit.count, unit.keys) if rows else ():
             if item.data is None or item.key not in rows:
                 continue
@@ -50,12 +50,12 @@ def pictures_of(path: Path, count: int, filter_name: str) -> Iterator[np.ndarray
             yield side_by_side(decode_image(item.data, max_mpx=float("inf")), masks, HEIGHT)
 
 
-def rows_by_key(build: Build, manifest: Manifest, filter_name: str) -> dict[str, list[dict[str, Any]]]:
-    """The masks of one unit by the key of their image."""
+def rows_by_key(build: Build, manifest: Manifest) -> dict[str, list[dict[str, Any]]]:
+    """The masks of one unit by the key of their image, from the build's own filter."""
     images = build.read_unit(manifest, "images")
     key = dict(zip(images["image_id"].to_pylist(), images["key"].to_pylist(), strict=True))
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     columns = ["image_id", "height", "width", "counts"]
-    for row in build.read_unit(manifest, f"masks/{filter_name}").select(columns).to_pylist():
+    for row in build.read_unit(manifest, f"masks/{build.own_filter}").select(columns).to_pylist():
         rows[key[row["image_id"]]].append(row)
     return rows

@@ -48,9 +48,14 @@ class ProgressReporter:
         )
 
     def lines(self) -> None:
-        """For logs."""
+        """For logs: a line every few seconds while something happens, fewer while one slow image is at work."""
+        shown, last = -1, 0.0
         while not self.stop.wait(EVERY):
-            print(f"[{clock(time.monotonic() - self.begun)}] {self.text()[1]}", file=sys.stderr, flush=True)
+            images, text = self.text()
+            now = time.monotonic() - self.begun
+            if images != shown or now - last >= 6 * EVERY:
+                shown, last = images, now
+                print(f"[{clock(now)}] {text}", file=sys.stderr, flush=True)
 
     def bar(self) -> None:
         """For terminals."""

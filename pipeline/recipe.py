@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from maskmill import __version__
-from maskmill.config import Config, FilterConfig, from_tree, to_tree
+from maskmill.config import Config, to_tree
 from maskmill.errors import UserError
 from maskmill.storage.files import create_if_absent, to_json, write_bytes
 from maskmill.storage.schemas import SCHEMA_VERSION
@@ -20,11 +20,12 @@ NUMERIC_VERSION = 1
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides the rows of `images` and `candidates`, and the filter of masks/default."""
+    """All that decides the rows of `images` and `candidates`, and its filter."""
 
     config: Config
     model_sha256: str
     inputs: str
+    filter_name: str  # the masks are masks/<filter_name>
     candidates: bool  # whether they are stored
 
     @property
@@ -46,7 +47,7 @@ class Recipe:
         return {
             "maskmill": __version__,
             "recipe": self.fingerprint(),
-            "filter": to_tree(self.config.filter),
+            "filter": {"name": self.filter_name, **to_tree(self.config.filter)},
             "checkpoint": self.config.model.checkpoint,
             "run": to_tree(self.config.run),
             "candidates": self.candidates,
@@ -55,9 +56,10 @@ class Recipe:
 
 
 def write_recipe(build: Path, recipe: Recipe, kind: str) -> None:
-    """build.json and filters/default.yaml of a new build."""
+    """build.json and filters/<name>.yaml of a new build."""
     write_bytes(
-        build / "filters" / "default.yaml", yaml.safe_dump(to_tree(recipe.config.filter), sort_keys=False).encode()
+        build / "filters" / f"{recipe.filter_name}.yaml",
+        yaml.safe_dump(to_tree(recipe.config.filter), sort_keys=False).encode(),
     )
     create_if_absent(build / "build.json", to_json(recipe.to_json(kind)))
 
@@ -70,8 +72,7 @@ def check_recipe(build: Path, recipe: Recipe) -> None:
             f"{str(build)!r} was begun with another recipe: {'; '.join(changes)}. "
             f"Give the same settings, or another --out"
         )
-    old_filter = to_tree(from_tree(FilterConfig, info["filter"], "filter."))
-    if changes := differences(old_filter, to_tree(recipe.config.filter)):
+    if changes := differences(info["filter"], recipe.to_json("")["filter"]):
         raise UserError(
             f"{str(build)!r} was begun with another filter: {'; '.join(changes)}. Give the same filter; "
             f"other masks from the same candidates are the job of `maskmill filter {build} --name NAME`"

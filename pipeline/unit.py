@@ -44,6 +44,7 @@ class Job:
     config: Config
     model_id: str
     model_sha256: str
+    filter_name: str
     device: str | None
     candidates: bool
 
@@ -114,7 +115,7 @@ class Worker:
         tables = {
             "images": pa.Table.from_pylist(images, schema=IMAGES),
             **({"candidates": pa.concat_tables(candidates)} if self.job.candidates else {}),
-            "masks/default": pa.concat_tables(masks),
+            f"masks/{self.job.filter_name}": pa.concat_tables(masks),
         }
         files = {name: self.write(name, table, unit, attempt) for name, table in tables.items()}
         status = [row["status"] for row in images]
@@ -126,7 +127,7 @@ class Worker:
             empty=status.count(EMPTY),
             quarantined=status.count(QUARANTINED),
             candidates=sum(row["num_candidates"] for row in images),
-            masks=tables["masks/default"].num_rows,
+            masks=sum(part.num_rows for part in masks),
             key_hash=hash_keys(keys),
             seconds=round(time.monotonic() - begun, 3),
             host=socket.gethostname(),

@@ -1,7 +1,7 @@
 """The official `segment-anything` package as oracle.
 
-The package imports torchvision, which has no CPU build everywhere. Where it is missing, a few lines stand in for the four
-functions that are used; they follow torchvision's own CPU code and share nothing with maskmill's.
+The package imports torchvision, which has no CPU build everywhere. Where it is missing, a few lines stand in for the
+four functions that are used; they follow torchvision's own CPU code and share nothing with maskmill's.
 """
 
 import importlib.util

@@ -88,7 +88,7 @@ def config(*assignments: str) -> Config:
 
 
 def recipe_for(images: str | Path, cfg: Config | None = None, candidates: bool = True) -> Recipe:
-    return Recipe(cfg or config(), checkpoint_sha256("nano"), str(images), candidates)
+    return Recipe(cfg or config(), checkpoint_sha256("nano"), str(images), "default", candidates)
 
 
 def build(

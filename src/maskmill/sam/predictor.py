@@ -57,7 +57,8 @@ class Predictor:
 
     def scale(self, coords: np.ndarray) -> np.ndarray:
         """... x 2 (x, y) in image pixels -> in input pixels, float64."""
-        factor = np.array([self.input_size[1] / self.original_size[1], self.input_size[0] / self.original_size[0]])
+        height, width = self.model.input_size(*self.original_size)  # not self.input_size: set_torch_image may round it
+        factor = np.array([width / self.original_size[1], height / self.original_size[0]])
         return coords.astype(np.float64) * factor
 
     def predict(
@@ -76,6 +77,7 @@ class Predictor:
         Returns: masks C x H x W (bool, or float logits), predicted IoU C, low-resolution logits C x 4h x 4w; C is 3
         with multimask_output, else 1.
         """
+        self.get_image_embedding()  # RuntimeError if there is none
         points = labels = boxes = masks = None
         if point_coords is not None:
             if point_labels is None:

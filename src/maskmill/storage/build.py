@@ -35,6 +35,11 @@ class Build:
         return Ledger(self.path).manifests()
 
     @property
+    def own_filter(self) -> str:
+        """The name of the filter that the build was made with."""
+        return str(self.info["filter"]["name"])
+
+    @property
     def filters(self) -> list[str]:
         """Names of the filters whose masks are stored."""
         names = (name for m in self.manifests() for name in m.files if name.startswith("masks/"))
@@ -50,9 +55,10 @@ class Build:
             raise UserError(f"{str(self.path)!r} was built with --no-candidates: it holds masks only")
         return self.read("candidates", MASKS)
 
-    def masks(self, filter: str = "default") -> pa.Table:
-        """One row for every mask of a filter."""
-        if filter not in (names := self.filters or ["default"]):
+    def masks(self, filter: str | None = None) -> pa.Table:
+        """One row for every mask of a filter; by default of the one it was built with."""
+        filter = filter or self.own_filter
+        if filter not in (names := self.filters or [self.own_filter]):
             raise UserError(f"{str(self.path)!r} has no filter {filter!r}: it has {', '.join(names)}")
         return self.read(f"masks/{filter}", MASKS)
 

@@ -57,7 +57,7 @@ class TrainConfig:
     weight_decay: float = 0.05
     warmup: int = 150
     decay_from: float = 0.6  # share of the time after which the rate falls linearly to zero
-    fade: int = 2000  # steps from balanced cross-entropy to focal loss
+    fade: int = 1000  # steps from balanced cross-entropy to focal loss
     second: float = 0.5  # share of steps with a second click
     average: float = 0.998
     photo_share: float = 0.4

@@ -24,6 +24,10 @@ def initialise(model: Sam, pixels: Tensor, generator: torch.Generator) -> None:
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             module.reset_parameters()
+    for layer in (*model.mask_decoder.modules(), *model.prompt_encoder.modules()):
+        if isinstance(layer, (nn.Linear, nn.ConvTranspose2d)):  # unit gain: the default shrinks by 3 ** 0.5 a layer
+            fan = layer.weight.shape[1 if isinstance(layer, nn.Linear) else 0]
+            nn.init.normal_(layer.weight, std=fan**-0.5)
     whiten_patches(model, pixels)
     encoder = model.image_encoder
     side, width = encoder.pos_embed.shape[1], encoder.pos_embed.shape[3]
@@ -38,7 +42,7 @@ def initialise(model: Sam, pixels: Tensor, generator: torch.Generator) -> None:
                     nn.init.orthogonal_(module.q_proj.weight, gain=2.0)
                 module.k_proj.weight.copy_(module.q_proj.weight)
         for name, value in model.named_parameters():
-            if "token" in name or "embeddings" in name or "_embed.weight" in name:
+            if any(part in name for part in ("iou_token", "mask_tokens", "point_embeddings", "_embed.weight")):
                 value.copy_(torch.randn(value.shape, generator=generator))
         for small in (model.prompt_encoder.no_mask_embed, *model.prompt_encoder.point_embeddings):
             small.weight.mul_(0.3)  # type: ignore[operator]  # the place must speak louder than the kind
@@ -119,7 +123,8 @@ def embed_prompts(model: Sam, coords: Tensor, codes: Tensor, side: int) -> Tenso
     """Prompt tokens B x N x C. coords B x N x 2 pixels of a side x side input; codes B x N:
     -1 padding, 0 background point, 1 foreground point, 2 and 3 box corners."""
     enc = model.prompt_encoder
-    position = enc.pe_layer.encode((coords + 0.5) / side)
+    with torch.autocast("cpu", enabled=False):  # half precision would blur the place
+        position = enc.pe_layer.encode((coords + 0.5) / side)
     table = torch.cat([enc.not_a_point_embed.weight] + [e.weight for e in enc.point_embeddings], 0)  # type: ignore[list-item]
     return position * (codes >= 0)[..., None] + table[codes + 1]
 
@@ -135,7 +140,8 @@ def decode(model: Sam, embedding: Tensor, sparse: Tensor, masks: Tensor | None) 
     prompts = sparse.shape[1]
     out_tokens = torch.cat([dec.iou_token.weight, dec.mask_tokens.weight], 0).to(sparse.dtype)
     tokens = torch.cat([out_tokens.expand(images * prompts, -1, -1), sparse.flatten(0, 1)], 1)
-    pe = enc.pe_layer((h, w))[None]
+    with torch.autocast("cpu", enabled=False):
+        pe = enc.pe_layer((h, w))[None]
     if masks is None:
         src = embedding + enc.no_mask_embed.weight[:, :, None, None]
         src = src[:, None].expand(-1, prompts, -1, -1, -1).reshape(-1, c, h, w)

@@ -1,0 +1,126 @@
+"""`Predictor` against SamPredictor: nano's weights, float32, the same bits."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from maskmill import Predictor
+from maskmill.errors import UserError
+from tests.parity.images import render
+from tests.parity.official import SamPredictor
+from tests.parity.pair import Pair
+
+IMAGES = {"wide": render(21, 240, 380), "tall": render(22, 333, 217)}
+MASK = np.random.default_rng(0).normal(0, 4, (1, 128, 128)).astype(np.float32)
+POINTS = np.array([[60.5, 71.0], [100.0, 120.25], [10.0, 200.0]])
+BOX = np.array([20.0, 30.5, 150.0, 180.0])
+PROMPTS: dict[str, dict[str, Any]] = {
+    "point": {"point_coords": POINTS[:1], "point_labels": np.array([1])},
+    "points": {"point_coords": POINTS, "point_labels": np.array([1, 0, 1])},
+    "integer points": {"point_coords": POINTS.astype(int), "point_labels": np.array([1, 1, 0])},
+    "box": {"box": BOX},
+    "box of integers": {"box": BOX.astype(int)},
+    "mask": {"mask_input": MASK},
+    "point and mask": {"point_coords": POINTS[:1], "point_labels": np.array([1]), "mask_input": MASK},
+    "points and box": {"point_coords": POINTS[:2], "point_labels": np.array([1, 0]), "box": BOX},
+    "everything": {"point_coords": POINTS, "point_labels": np.array([1, 0, 1]), "box": BOX, "mask_input": MASK},
+    "nothing": {},
+}
+
+
+@pytest.fixture(scope="module", params=IMAGES)
+def predictors(request: pytest.FixtureRequest, nano: Pair) -> tuple[SamPredictor, Predictor]:
+    """Both, with the same image set."""
+    made = SamPredictor(nano.official), Predictor(nano.ours)
+    for predictor in made:
+        predictor.set_image(IMAGES[request.param])
+    return made
+
+
+def same_bits(theirs: tuple[np.ndarray, ...], ours: tuple[np.ndarray, ...]) -> None:
+    for a, b in zip(theirs, ours, strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("multimask", [True, False])
+@pytest.mark.parametrize("kind", PROMPTS)
+def test_predict(kind: str, multimask: bool, predictors: tuple[SamPredictor, Predictor]) -> None:
+    theirs, ours = (p.predict(**PROMPTS[kind], multimask_output=multimask) for p in predictors)
+    assert ours[0].dtype == bool and len(ours[0]) == (3 if multimask else 1)
+    same_bits(theirs, ours)
+
+
+def test_logits(predictors: tuple[SamPredictor, Predictor]) -> None:
+    theirs, ours = (p.predict(**PROMPTS["point"], return_logits=True) for p in predictors)
+    assert ours[0].dtype == np.float32 and ours[0].std() > 0
+    same_bits(theirs, ours)
+
+
+def test_the_last_masks_refine_the_next(predictors: tuple[SamPredictor, Predictor]) -> None:
+    """The low-resolution logits of one call are the mask_input of the next."""
+    theirs, ours = (
+        p.predict(**PROMPTS["points"], mask_input=p.predict(**PROMPTS["point"])[2][:1], multimask_output=False)
+        for p in predictors
+    )
+    same_bits(theirs, ours)
+
+
+def test_predict_torch_batch(predictors: tuple[SamPredictor, Predictor]) -> None:
+    """Four objects at once, in input pixels."""
+    points = torch.tensor([[[30.0, 40]], [[200, 100]], [[50, 300]], [[500, 5]]])
+    labels = torch.ones(4, 1, dtype=torch.int)
+    theirs, ours = (p.predict_torch(points, labels) for p in predictors)
+    assert all(torch.equal(a, b) for a, b in zip(theirs, ours, strict=True))
+
+
+def test_embedding(predictors: tuple[SamPredictor, Predictor]) -> None:
+    theirs, ours = (p.get_image_embedding() for p in predictors)
+    assert torch.equal(theirs, ours) and ours.shape == (1, 128, 32, 32)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_bgr(name: str, nano: Pair) -> None:
+    """A BGR image gives what the official one gives, which is what its RGB twin gives."""
+    theirs, ours, twin = SamPredictor(nano.official), Predictor(nano.ours), Predictor(nano.ours)
+    for predictor in (theirs, ours):
+        predictor.set_image(IMAGES[name], image_format="BGR")
+    twin.set_image(np.ascontiguousarray(IMAGES[name][..., ::-1]))
+    assert torch.equal(theirs.features, ours.get_image_embedding())
+    assert torch.equal(twin.get_image_embedding(), ours.get_image_embedding())
+    same_bits(theirs.predict(**PROMPTS["points"]), ours.predict(**PROMPTS["points"]))
+
+
+@pytest.mark.parametrize("size", [(512, 300), (211, 512)])
+def test_set_torch_image(size: tuple[int, int], nano: Pair) -> None:
+    """An image that is already at input size, with another size to go back to."""
+    pixels = torch.as_tensor(render(23, *size)).permute(2, 0, 1)[None].float()
+    original = (size[0] // 2, size[1] // 2)
+    theirs, ours = SamPredictor(nano.official), Predictor(nano.ours)
+    for predictor in (theirs, ours):
+        predictor.set_torch_image(pixels, original)
+    same_bits(theirs.predict(**PROMPTS["point"]), ours.predict(**PROMPTS["point"]))
+
+
+def test_no_image(nano: Pair) -> None:
+    """As in the official one: RuntimeError; reset_image forgets."""
+    predictor = Predictor(nano.ours)
+    with pytest.raises(RuntimeError, match="set_image"):
+        predictor.predict(**PROMPTS["point"])
+    predictor.set_image(IMAGES["tall"])
+    predictor.reset_image()
+    assert not predictor.is_image_set
+    with pytest.raises(RuntimeError, match="set_image"):
+        predictor.get_image_embedding()
+
+
+def test_wrong_use_is_named(nano: Pair) -> None:
+    predictor = Predictor(nano.ours)
+    with pytest.raises(UserError, match="'HSV'"):
+        predictor.set_image(IMAGES["tall"], image_format="HSV")
+    with pytest.raises(UserError, match="long side 512"):
+        predictor.set_torch_image(torch.zeros(1, 3, 100, 100), (100, 100))
+    predictor.set_image(IMAGES["tall"])
+    with pytest.raises(UserError, match="point_labels"):
+        predictor.predict(point_coords=POINTS)

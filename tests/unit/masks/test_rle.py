@@ -1,0 +1,84 @@
+"""Run lengths against pycocotools and the official encoder."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from pycocotools import mask as coco
+
+from maskmill.masks.rle import CutMask, area, compress, decode, encode, runs_of, uncompress
+from tests.parity.official import amg
+
+sizes = st.tuples(st.integers(1, 24), st.integers(1, 24))
+masks = hnp.arrays(bool, sizes)
+
+
+def runs(mask: np.ndarray) -> list[int]:
+    return runs_of(mask, 0, 0, *mask.shape).tolist()  # type: ignore[no-any-return]
+
+
+@settings(max_examples=200, deadline=None)
+@given(masks)
+def test_encode_is_pycocotools_byte_for_byte(mask: np.ndarray) -> None:
+    counts = encode(mask)
+    assert counts == coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+    assert np.array_equal(decode(counts, *mask.shape), mask)
+    assert decode(counts, *mask.shape).dtype == bool
+    assert area(counts, *mask.shape) == mask.sum()
+
+
+@settings(max_examples=200, deadline=None)
+@given(masks)
+def test_runs_are_the_official_ones(mask: np.ndarray) -> None:
+    theirs = amg.mask_to_rle_pytorch(torch.from_numpy(mask)[None])[0]
+    assert runs(mask) == theirs["counts"]
+    assert uncompress(encode(mask), *mask.shape) == theirs["counts"]
+    assert compress(np.array(theirs["counts"]), *mask.shape) == amg.coco_encode_rle(theirs)["counts"]
+
+
+@pytest.mark.parametrize(("h", "w"), [(1, 1), (1, 7), (7, 1), (4, 5)])
+def test_all_zero_is_one_run(h: int, w: int) -> None:
+    assert runs(np.zeros((h, w), bool)) == [h * w]
+
+
+@pytest.mark.parametrize(("h", "w"), [(1, 1), (1, 7), (7, 1), (4, 5)])
+def test_all_one_starts_with_an_empty_run(h: int, w: int) -> None:
+    assert runs(np.ones((h, w), bool)) == [0, h * w]
+
+
+def test_runs_merge_over_columns_that_touch_bottom_and_top() -> None:
+    mask = np.zeros((3, 4), bool)
+    mask[1:, 1] = mask[:2, 2] = True
+    assert runs(mask) == [4, 4, 4]
+
+
+def test_single_row_and_column() -> None:
+    line = np.array([True, True, False, True])
+    assert runs(line[None, :]) == runs(line[:, None]) == [0, 2, 1, 1]
+
+
+def test_first_pixel_set_gives_a_leading_zero() -> None:
+    """Quirk (amg.md 1.3.4): counts begin with the zeros, even when there are none."""
+    assert runs(np.eye(2, dtype=bool)) == [0, 1, 2, 1]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), masks, sizes)
+def test_cut_mask_is_its_place_in_the_image(data: st.DataObject, inside: np.ndarray, margin: tuple[int, int]) -> None:
+    """Encoding the box alone gives what encoding the whole image gives."""
+    h, w = inside.shape[0] + margin[0] - 1, inside.shape[1] + margin[1] - 1
+    y0, x0 = (data.draw(st.integers(0, m - 1)) for m in margin)
+    whole = np.zeros((h, w), bool)
+    whole[y0 : y0 + inside.shape[0], x0 : x0 + inside.shape[1]] = inside
+    cut = CutMask.cut(inside, x0, y0, h, w)
+    assert cut.counts() == encode(whole)
+    assert np.array_equal(cut.inside(), inside)
+    assert cut.runs().sum() == h * w
+
+
+def test_large_image() -> None:
+    """Pixel offsets beyond 2**31 do not overflow."""
+    cut = CutMask.cut(np.ones((2, 2), bool), 49_998, 49_998, 50_000, 50_000)
+    assert cut.runs().tolist() == [49_998 * 50_000 + 49_998, 2, 49_998, 2]
