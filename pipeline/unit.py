@@ -24,6 +24,7 @@ from maskmill.generate.candidates import find_candidates
 from maskmill.generate.grids import crop_plan
 from maskmill.masks.table import MaskTable
 from maskmill.pipeline.attempts import Attempt
+from maskmill.pipeline.memory import keep_freed_memory
 from maskmill.pipeline.plan import Unit
 from maskmill.sam.build import load_model
 from maskmill.storage.files import write_parquet
@@ -65,6 +66,7 @@ class SamSegmenter:
     """The model and its settings, loaded once in each worker."""
 
     def __init__(self, job: Job) -> None:
+        keep_freed_memory()
         # Part of the recipe: another number of threads rounds sums in another order (promise 4).
         torch.set_num_threads(job.config.generate.threads)
         self.config = job.config
