@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from maskmill.config import Config
 from maskmill.errors import UserError
 from maskmill.pipeline.engines import Engine
 from maskmill.pipeline.plan import Changes, Unit, compare, make_units, read_plan, write_plan
@@ -82,7 +83,7 @@ def run_pending(opened: Opened, recipe: Recipe, engine: Engine, device: str | No
     """Receipts of the pending units."""
     job = Job(
         build=str(opened.build.resolve()),
-        config=recipe.config,
+        config=with_absolute_checkpoint(recipe.config),  # a worker may stand in another folder
         model_id=recipe.model_id,
         model_sha256=recipe.model_sha256,
         filter_name=recipe.filter_name,
@@ -90,6 +91,12 @@ def run_pending(opened: Opened, recipe: Recipe, engine: Engine, device: str | No
         candidates=recipe.candidates,
     )
     yield from engine.run(job, opened.pending)
+
+
+def with_absolute_checkpoint(cfg: Config) -> Config:
+    """The same config, readable from any folder."""
+    path = cfg.model.checkpoint
+    return replace(cfg, model=replace(cfg.model, checkpoint=path and str(Path(path).resolve())))
 
 
 def close_build(opened: Opened) -> bool:

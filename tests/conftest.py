@@ -7,7 +7,6 @@ import torch
 
 from maskmill.pipeline.memory import keep_freed_memory
 
-
 keep_freed_memory()
 
 

@@ -78,8 +78,10 @@ from segment_anything.modeling import (  # noqa: E402
     TwoWayTransformer,
 )
 from segment_anything.utils import amg  # noqa: E402
+from segment_anything.utils.transforms import ResizeLongestSide  # noqa: E402
 
 __all__ = [
+    "ResizeLongestSide",
     "Sam",
     "SamAutomaticMaskGenerator",
     "SamPredictor",

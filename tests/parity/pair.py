@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,21 +45,18 @@ def nano_thresholds() -> dict[str, float]:
 
 
 class Remembering(nn.Module):
-    """An encoder that computes each input once: both generators send it the same pixels, many times over.
+    """A module that computes each input once, and gives the same answer to the same input, to the last bit."""
 
-    Only the same input, to the last bit, finds the remembered answer.
-    """
-
-    def __init__(self, encoder: nn.Module, img_size: int) -> None:
+    def __init__(self, module: nn.Module, img_size: int = 0) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.img_size = img_size
-        self.known: dict[bytes, Tensor] = {}
-        self.calls = 0
+        self.module = module
+        self.img_size = img_size  # the official predictor asks its encoder for it
+        self.known: dict[bytes, Any] = {}
 
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        key = hashlib.sha256(repr(tuple(x.shape)).encode() + x.contiguous().numpy().tobytes()).digest()
-        if key not in self.known:
-            self.known[key] = self.encoder(x)
-        return self.known[key]
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        key = hashlib.sha256()
+        for value in (*args, *kwargs.values()):
+            key.update(value.contiguous().numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode())
+        if key.digest() not in self.known:
+            self.known[key.digest()] = self.module(*args, **kwargs)
+        return self.known[key.digest()]

@@ -1,7 +1,7 @@
 """`MaskGenerator` against SamAutomaticMaskGenerator, nano's weights in both: the same masks in the same order.
 
-Here the grids are smaller than the default and each crop is encoded once for both sides (the encoder itself is compared
-in test_modules.py); tests/parity/full.py runs the true default on separate models.
+To save time the grids here are smaller than the default, each crop is encoded once for both sides (test_modules.py
+compares the encoders), and each side remembers what it decoded. tests/parity/full.py does none of this.
 """
 
 from typing import Any
@@ -21,30 +21,32 @@ from tests.parity.official import SamAutomaticMaskGenerator, official_sam
 from tests.parity.pair import Pair, Remembering, nano_thresholds
 
 SCORE_TOLERANCE = 1e-4
-# name: arguments, and how many masks eight images give at least
+# points_per_batch divides the number of points here; test_ragged_last_batch says why
 SETTINGS: dict[str, dict[str, Any]] = {
-    "default": {"points_per_side": 8},
-    "one crop layer": {"points_per_side": 4, "crop_n_layers": 1, "points_per_batch": 16},
+    "default": {"points_per_side": 6, "points_per_batch": 36},
+    "one crop layer": {"points_per_side": 4, "points_per_batch": 16, "crop_n_layers": 1},
     "two crop layers": {
         "points_per_side": 8,
+        "points_per_batch": 4,
         "crop_n_layers": 2,
         "crop_n_points_downscale_factor": 2,
-        "points_per_batch": 4,
     },
-    "small regions": {"points_per_side": 8, "min_mask_region_area": 100},
+    "small regions": {"points_per_side": 6, "points_per_batch": 36, "min_mask_region_area": 100},
     "10 points a side": {"points_per_side": 10, "points_per_batch": 50},
 }
-AT_LEAST = 40
+OFF: dict[str, Any] = {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
+AT_LEAST = 40  # masks in all: a comparison of nothing proves nothing
 
 
 @pytest.fixture(scope="module")
 def shared(nano: Pair) -> Pair:
-    """Both models with one encoder, which remembers what it has seen."""
+    """Both models with one encoder, and with decoders of their own, which remember what they have seen."""
     official, ours = official_sam(load_config("nano")), build_sam(load_config("nano")).eval()
     for model in (official, ours):
         model.load_state_dict(nano.ours.state_dict())
-    encoder = Remembering(official.image_encoder, 512)
-    official.image_encoder = ours.image_encoder = encoder
+    encoder = Remembering(official.image_encoder, ours.img_size)
+    for model in (official, ours):
+        model.image_encoder, model.mask_decoder = encoder, Remembering(model.mask_decoder)
     return Pair(official, ours)
 
 
@@ -84,7 +86,7 @@ def test_photographs(shared: Pair) -> None:
 def test_output_modes(mode: str, shared: Pair) -> None:
     """The segmentation field has the official form: bool H x W, list of runs, or compressed string."""
     image = rendered()["odd"]
-    args = {"points_per_side": 8, "output_mode": mode, **nano_thresholds()}
+    args: dict[str, Any] = {"points_per_side": 8, "output_mode": mode, **nano_thresholds()}
     theirs = SamAutomaticMaskGenerator(shared.official, **args).generate(image)
     ours = MaskGenerator(shared.ours, **args).generate(image)
     assert len(ours) > 3 and compare(theirs, ours).problems == []
@@ -95,7 +97,7 @@ def test_output_modes(mode: str, shared: Pair) -> None:
 
 def test_thresholds_of_zero_are_off(shared: Pair) -> None:
     """Every one of 3 x 16 masks reaches the NMS, so its order and its ties are compared on many boxes."""
-    off = {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "points_per_side": 4, "points_per_batch": 16}
+    off = {**OFF, "points_per_side": 4, "points_per_batch": 16}
     loose = both(shared, rendered()["small"], **off, box_nms_thresh=1.0)
     assert loose.problems == [] and loose.ours == 48
     tight = both(shared, rendered()["small"], **off, box_nms_thresh=0.3)
@@ -106,21 +108,20 @@ def test_given_grids(shared: Pair) -> None:
     """point_grids instead of points_per_side: one grid for each layer."""
     rng = np.random.default_rng(3)
     grids = [rng.uniform(0, 1, (16, 2)), rng.uniform(0, 1, (8, 2))]
-    args = {"points_per_side": None, "point_grids": grids, "crop_n_layers": 1, "points_per_batch": 8}
+    args: dict[str, Any] = {"points_per_side": None, "point_grids": grids, "crop_n_layers": 1, "points_per_batch": 8}
     got = both(shared, rendered()["small"], **args)
     assert got.problems == [] and got.ours > 0
 
 
 @pytest.mark.parametrize("size", [(5, 7), (16, 900), (1, 1)])
 def test_images_of_a_few_pixels(size: tuple[int, int], shared: Pair) -> None:
-    off = {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "points_per_side": 2, "points_per_batch": 4}
-    got = both(shared, render(40, *size, objects=1), **off)
+    got = both(shared, render(40, *size, objects=1), **OFF, points_per_side=2, points_per_batch=4)
     assert got.problems == [] and got.ours > 0
 
 
 def test_every_crop_empty(shared: Pair) -> None:
     """Quirk: with crops and no mask at all the official generator dies of an IndexError; ours returns no masks."""
-    args = {"pred_iou_thresh": 100.0, "points_per_side": 2, "points_per_batch": 4}
+    args: dict[str, Any] = {"pred_iou_thresh": 100.0, "points_per_side": 2, "points_per_batch": 4}
     image = rendered()["small"]
     with pytest.raises(IndexError):
         SamAutomaticMaskGenerator(shared.official, crop_n_layers=1, **args).generate(image)
@@ -149,7 +150,7 @@ def test_ragged_last_batch(shared: Pair) -> None:
 def rounds_alike(pair: Pair, image: np.ndarray, n: int) -> bool:
     """Whether the decoder gives n points the same bits alone as in a batch of 64."""
     cfg = GenerateConfig(points_per_side=10)
-    crop = crop_plan(*image.shape[:2], cfg)[0]
+    crop = crop_plan(image.shape[0], image.shape[1], cfg)[0]
     embedding, size = pair.ours.encode(image)
     args = (pair.ours, embedding, pair.ours.prompt_encoder.get_dense_pe(), size, crop, crop.points[-n:])
     return all(torch.equal(a, b) for a, b in zip(decode_points(*args, n), decode_points(*args, 64), strict=True))

@@ -134,7 +134,7 @@ def nano32() -> Pair:
 
 @torch.no_grad()
 def test_image_encoder_float32_same_bits(nano32: Pair) -> None:
-    x = noise(10, 1, 3, 512, 512, dtype=torch.float32)
+    x = noise(10, 1, 3, nano32.ours.img_size, nano32.ours.img_size, dtype=torch.float32)
     assert torch.equal(nano32.official.image_encoder(x), nano32.ours.image_encoder(x))
 
 
@@ -151,19 +151,23 @@ def test_prompt_encoder_float32_same_bits(kind: str, coords: torch.dtype, nano32
 
 @torch.no_grad()
 def test_mask_decoder_float32_same_bits(nano32: Pair) -> None:
-    args = (*(noise(i, *shape, dtype=torch.float32) for i, shape in enumerate(
-        [(1, 128, 32, 32), (1, 128, 32, 32), (4, 7, 128), (4, 128, 32, 32)])), True)  # fmt: skip
-    for theirs, ours in zip(nano32.official.mask_decoder(*args), nano32.ours.mask_decoder(*args), strict=True):
+    dim, grid = nano32.ours.prompt_encoder.embed_dim, nano32.ours.prompt_encoder.image_embedding_size
+    shapes = [(1, dim, *grid), (1, dim, *grid), (4, 7, dim), (4, dim, *grid)]
+    args = [noise(i, *shape, dtype=torch.float32) for i, shape in enumerate(shapes)]
+    for theirs, ours in zip(
+        nano32.official.mask_decoder(*args, True), nano32.ours.mask_decoder(*args, True), strict=True
+    ):
         assert torch.equal(theirs, ours)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("size", [(512, 512), (512, 341), (100, 512)])
-def test_preprocess_and_postprocess_same_bits(size: tuple[int, int], nano32: Pair) -> None:
+@pytest.mark.parametrize("sides", [(1, 1), (1, 0.67), (0.2, 1)])
+def test_preprocess_and_postprocess_same_bits(sides: tuple[float, float], nano32: Pair) -> None:
     """Normalisation comes before the zero padding; masks go 4h x 4w -> square -> cut -> image in two bilinear steps."""
+    size = (int(sides[0] * nano32.ours.img_size), int(sides[1] * nano32.ours.img_size))
     x = (noise(11, 3, *size).abs() * 80).clamp(0, 255).to(torch.uint8)
     assert torch.equal(nano32.official.preprocess(x), nano32.ours.preprocess(x))
-    low_res = noise(12, 2, 3, 128, 128, dtype=torch.float32)
+    low_res = noise(12, 2, 3, *nano32.ours.prompt_encoder.mask_input_size, dtype=torch.float32)
     theirs = nano32.official.postprocess_masks(low_res, size, (333, 217))
     assert torch.equal(theirs, nano32.ours.postprocess_masks(low_res, size, (333, 217)))
 

@@ -8,12 +8,14 @@ import torch
 
 from maskmill import Predictor
 from maskmill.errors import UserError
+from maskmill.sam.build import load_config
 from tests.parity.images import render
 from tests.parity.official import SamPredictor
 from tests.parity.pair import Pair
 
+SIZE = load_config("nano").image_encoder.img_size
 IMAGES = {"wide": render(21, 240, 380), "tall": render(22, 333, 217)}
-MASK = np.random.default_rng(0).normal(0, 4, (1, 128, 128)).astype(np.float32)
+MASK = np.random.default_rng(0).normal(0, 4, (1, SIZE // 4, SIZE // 4)).astype(np.float32)
 POINTS = np.array([[60.5, 71.0], [100.0, 120.25], [10.0, 200.0]])
 BOX = np.array([20.0, 30.5, 150.0, 180.0])
 PROMPTS: dict[str, dict[str, Any]] = {
@@ -77,7 +79,7 @@ def test_predict_torch_batch(predictors: tuple[SamPredictor, Predictor]) -> None
 
 def test_embedding(predictors: tuple[SamPredictor, Predictor]) -> None:
     theirs, ours = (p.get_image_embedding() for p in predictors)
-    assert torch.equal(theirs, ours) and ours.shape == (1, 128, 32, 32)
+    assert torch.equal(theirs, ours) and ours.shape == (1, 128, SIZE // 16, SIZE // 16)
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -92,7 +94,7 @@ def test_bgr(name: str, nano: Pair) -> None:
     same_bits(theirs.predict(**PROMPTS["points"]), ours.predict(**PROMPTS["points"]))
 
 
-@pytest.mark.parametrize("size", [(512, 300), (211, 512)])
+@pytest.mark.parametrize("size", [(SIZE, SIZE // 2 + 44), (SIZE // 2 - 45, SIZE)])
 def test_set_torch_image(size: tuple[int, int], nano: Pair) -> None:
     """An image that is already at input size, with another size to go back to."""
     pixels = torch.as_tensor(render(23, *size)).permute(2, 0, 1)[None].float()
@@ -119,7 +121,7 @@ def test_wrong_use_is_named(nano: Pair) -> None:
     predictor = Predictor(nano.ours)
     with pytest.raises(UserError, match="'HSV'"):
         predictor.set_image(IMAGES["tall"], image_format="HSV")
-    with pytest.raises(UserError, match="long side 512"):
+    with pytest.raises(UserError, match=f"long side {SIZE}"):
         predictor.set_torch_image(torch.zeros(1, 3, 100, 100), (100, 100))
     predictor.set_image(IMAGES["tall"])
     with pytest.raises(UserError, match="point_labels"):

@@ -116,7 +116,8 @@ def read_masks(path: str | Path) -> Iterator[tuple[NDArray[np.uint8], list[Mask]
             if picture is None:
                 raise UserError(f"{str(path)!r}: {name} has no picture beside it")
             rows = [a for a in json.loads(read(name))["annotations"] if not a.get("iscrowd", 0)]
-            masks = [coco_mask.decode({**a["segmentation"], "counts": a["segmentation"]["counts"].encode()}) for a in rows]
+            rles = [{**a["segmentation"], "counts": a["segmentation"]["counts"].encode()} for a in rows]
+            masks = [coco_mask.decode(rle) for rle in rles]
             kept = [m.astype(bool) for m in masks if m.any()]
             if kept:
                 yield np.asarray(Image.open(io.BytesIO(read(picture))).convert("RGB")), kept

@@ -1,4 +1,4 @@
-"""Train the built-in model from scratch on a CPU: `python -m maskmill.training.nano --out DIR --photos 'TARS' --minutes N`.
+"""Train the built-in model from scratch on a CPU: `python -m maskmill.training.nano --out DIR [--photos GLOB]`.
 
 What it took to learn at all within two core-hours (each was needed in trials; SAM's own focal:dice 20:1 from scratch
 collapses to empty masks): class-balanced cross-entropy faded to focal loss, beside dice; a pairwise same-object loss on
@@ -22,7 +22,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -47,18 +46,18 @@ class Phase:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The recipe. `photo_share` and `region_share` are the shares of views from photographs (human masks, image regions);
-    the rest is drawn scenes."""
+    """The recipe. `photo_share` and `region_share` are the shares of views from photographs, with human masks and with
+    regions of the image alone; the rest is drawn scenes."""
 
     minutes: float = 90.0
-    phases: tuple[Phase, ...] = (Phase(0.62, 256, 8), Phase(1.0, 512, 4))
+    phases: tuple[Phase, ...] = (Phase(0.6, 256, 8), Phase(1.0, 384, 8))
     prompts: int = 12
     lr: float = 1e-3
     weight_decay: float = 0.05
     warmup: int = 150
     decay_from: float = 0.6  # share of the time after which the rate falls linearly to zero
     fade: int = 1000  # steps from balanced cross-entropy to focal loss
-    second: float = 0.5  # share of steps with a second click
+    second: float = 0.35  # share of steps with a second click
     average: float = 0.998
     photo_share: float = 0.4
     region_share: float = 0.1
@@ -116,7 +115,8 @@ class Trainer:
         """Initial weights from the first images (None: they will be loaded), then optimisers and average."""
         if first is not None:
             initialise(self.model, first, self.generator)
-        matrices, rest = [], []
+        matrices: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
         for name, p in self.model.named_parameters():
             hidden = p.ndim == 2 and ("blocks" in name or "transformer" in name) and "rel_pos" not in name
             (matrices if hidden and self.cfg.muon else rest).append(p)
@@ -162,9 +162,7 @@ class Trainer:
         side, (n, p) = image.shape[-1], target.shape[:2]
         balanced = max(0.1, 1 - 0.9 * self.step / self.cfg.fade)
         embedding = encode(self.model, image)
-        same = nano_loss.same_object(
-            self.similarity(embedding).float(), self.similarity_bias, target, self.generator
-        )
+        same = nano_loss.same_object(self.similarity(embedding).float(), self.similarity_bias, target, self.generator)
         boxed = torch.rand(n, p, generator=self.generator) < 0.15
         noise = 1 + 0.05 * torch.randn(boxes.shape, generator=self.generator)
         middle = (boxes[..., :2] + boxes[..., 2:]).repeat(1, 1, 2) / 2
@@ -227,6 +225,7 @@ class Trainer:
         os.replace(out / "checkpoint.partial", out / "checkpoint.pt")
         half = {k: v.half().contiguous() for k, v in self.average.items()}
         save_file(half, out / "nano.partial")
+        (out / "nano.partial").chmod(0o644)
         os.replace(out / "nano.partial", out / "nano.safetensors")
 
     def load(self, path: Path) -> None:

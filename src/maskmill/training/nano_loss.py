@@ -8,8 +8,8 @@ from torch import Tensor
 def mask_loss(logits: Tensor, target: Tensor, balanced: float) -> tuple[Tensor, Tensor]:
     """Loss and true IoU of every mask.
 
-    Args: logits I x P x M x h x w; target I x P x h x w in [0, 1]; balanced: weight of the class-balanced cross-entropy,
-    the rest is focal loss (gamma 2).
+    Args: logits I x P x M x h x w; target I x P x h x w in [0, 1]; balanced: weight of the class-balanced
+    cross-entropy, the rest is focal loss (gamma 2).
     Returns: loss and IoU, both I x P x M; the IoU carries no gradient.
     """
     logits = logits.float().flatten(3)
@@ -33,7 +33,7 @@ def same_object(tokens: Tensor, bias: Tensor, target: Tensor, generator: torch.G
     Args: tokens I x D x h x w; target I x P x 4h x 4w. A cell's object is the smallest mask on it.
     At most 256 random cells an image take part; pairs outside every mask are left out.
     """
-    images, dim, h, w = tokens.shape
+    _, dim, h, w = tokens.shape
     cells = F.avg_pool2d(target, 4).flatten(2) > 0.5
     area = cells.sum(-1, keepdim=True).float()
     size = torch.where(cells, area, torch.inf)
@@ -52,7 +52,7 @@ def same_object(tokens: Tensor, bias: Tensor, target: Tensor, generator: torch.G
 def error_click(answer: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """A uniform click where I x P x h x w bool answer and target differ (anywhere if nowhere): (x, y) in input pixels
     I x P x 2, and its label I x P: 1 inside the target, else 0."""
-    images, prompts, h, w = target.shape
+    images, prompts, _, w = target.shape
     wrong = (answer ^ target).flatten(2)
     weight = wrong.float() + 1e-6
     cell = torch.multinomial(weight.flatten(0, 1), 1, generator=generator).view(images, prompts)

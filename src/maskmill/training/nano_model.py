@@ -75,7 +75,7 @@ def encode(model: Sam, x: Tensor) -> Tensor:
     """I x 3 x s x s normalised pixels -> I x C x s/16 x s/16, for any s; positions are interpolated."""
     encoder = model.image_encoder
     x = encoder.patch_embed(x)
-    pos = encoder.pos_embed
+    pos: Tensor = encoder.pos_embed
     if x.shape[1] != pos.shape[1]:
         pos = F.interpolate(pos.permute(0, 3, 1, 2), x.shape[1:3], mode="bilinear").permute(0, 2, 3, 1)
     x = x + pos
@@ -125,7 +125,7 @@ def embed_prompts(model: Sam, coords: Tensor, codes: Tensor, side: int) -> Tenso
     enc = model.prompt_encoder
     with torch.autocast("cpu", enabled=False):  # half precision would blur the place
         position = enc.pe_layer.encode((coords + 0.5) / side)
-    table = torch.cat([enc.not_a_point_embed.weight] + [e.weight for e in enc.point_embeddings], 0)  # type: ignore[list-item]
+    table = torch.cat([enc.not_a_point_embed.weight] + [e.weight for e in enc.point_embeddings], 0)  # type: ignore[misc]
     return position * (codes >= 0)[..., None] + table[codes + 1]
 
 

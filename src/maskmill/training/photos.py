@@ -83,7 +83,7 @@ def free_pictures() -> list[NDArray[np.uint8]]:
     except ImportError as e:
         raise UserError("training needs scikit-image: pip install 'maskmill[train]'") from e
     pictures = [getattr(skimage_data, name)() for name in FREE_PICTURES]
-    pictures += list(skimage_data.stereo_motorcycle()[:2])
+    pictures += list(skimage_data.stereo_motorcycle()[:2])  # type: ignore[no-untyped-call]
     grey = [np.repeat(p[..., None], 3, axis=2) if p.ndim == 2 else p[..., :3] for p in pictures]
     return [np.ascontiguousarray(p, dtype=np.uint8) for p in grey]
 
@@ -126,7 +126,7 @@ def square_crop(rng: Rng, photo: Photo, size: int) -> tuple[NDArray[np.float32],
     image = cv2.resize(photo.image[y : y + side, x : x + side], (size, size), interpolation=cv2.INTER_AREA)
     cut = photo.masks[:, y : y + side, x : x + side].astype(np.uint8)
     masks = [cv2.resize(m, (size, size), interpolation=cv2.INTER_NEAREST) > 0 for m in cut]
-    return image.astype(np.float32) / 255, np.stack(masks)
+    return np.asarray(image, np.float32) / np.float32(255), np.stack(masks)
 
 
 def cut_out(
@@ -151,14 +151,14 @@ def cut_out(
     turn[:, 2] = -low
     w, h = (int(np.clip(v, 4, size)) for v in np.ceil(high - low))
     patch = cv2.warpAffine(photo.image[y0:y1, x0:x1], turn, (w, h), borderMode=cv2.BORDER_REFLECT)
-    local = cv2.warpAffine(mask[y0:y1, x0:x1].astype(np.uint8) * 255, turn, (w, h)) > 127
+    local = np.asarray(cv2.warpAffine(mask[y0:y1, x0:x1].astype(np.uint8) * 255, turn, (w, h)) > 127)
     oy, ox = int(rng.integers(-h // 3, size - h // 2)), int(rng.integers(-w // 3, size - w // 2))
     canvas = np.zeros((size, size), bool)
     ya, yb, xa, xb = max(0, oy), min(size, oy + h), max(0, ox), min(size, ox + w)
     if yb <= ya or xb <= xa:
         return None
     canvas[ya:yb, xa:xb] = local[ya - oy : yb - oy, xa - ox : xb - ox]
-    colours = patch.astype(np.float32) / 255
+    colours = np.asarray(patch, np.float32) / np.float32(255)
     return canvas, (oy, ox), recolour(rng, colours) if rng.random() < 0.4 else colours
 
 

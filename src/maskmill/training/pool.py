@@ -34,7 +34,7 @@ class Packed:
 
 
 def draw_chunk(seed: int, size: int, photos: Sequence[Photo], textures: Textures, path: Path) -> None:
-    """Draw CHUNK scenes of the given side into one file: layered, crowds, and pasted photographs where there are any."""
+    """Draw CHUNK scenes of the given side into one file: layered, crowds, and pasted photographs if there are any."""
     rng = np.random.default_rng(seed)
     scenes: list[Sample] = []
     while len(scenes) < CHUNK:
@@ -145,7 +145,7 @@ def random_view(rng: Rng, source: Packed, size: int, prompts: int) -> View | Non
         small = cv2.resize(cut * np.uint8(255), (rw // 4, rh // 4), interpolation=cv2.INTER_AREA)
         inside = int((small > 127).sum())
         if 4 <= inside <= 0.95 * small.size:
-            chosen.append(small[:, mirror].astype(np.float32) / 255)
+            chosen.append(np.asarray(small[:, mirror], np.float32) / np.float32(255))
         if len(chosen) == prompts:
             break
     if not chosen:

@@ -46,7 +46,7 @@ class Textures:
         ch, cw = min(rows, max(8, int(h / zoom))), min(cols, max(8, int(w / zoom)))
         y, x = int(rng.integers(rows - ch + 1)), int(rng.integers(cols - cw + 1))
         patch = cv2.resize(photo[y : y + ch, x : x + cw], (w, h), interpolation=cv2.INTER_AREA)
-        return patch.astype(np.float32) / 255
+        return np.asarray(patch, np.float32) / np.float32(255)
 
 
 def recolour(rng: Rng, patch: Image) -> Image:
@@ -102,7 +102,7 @@ def outline(rng: Rng, size: int, radius: float) -> Mask:
         cv2.fillPoly(mask, [corners.astype(np.int32)], 1)
         return mask > 0
     if kind == 2:  # a limb: a thick bent line
-        steps = rng.normal(0, radius * 0.6, (4, 2)).cumsum(0) + (cx, cy)
+        steps = np.array([cx, cy]) + rng.normal(0, radius * 0.6, (4, 2)).cumsum(0)
         cv2.polylines(mask, [steps.astype(np.int32)], False, 1, max(3, int(radius * rng.uniform(0.15, 0.5))))
         return mask > 0
     angles = np.linspace(0, 2 * np.pi, 96, endpoint=False)
@@ -184,14 +184,14 @@ class Canvas:
             light = noise_field(rng, 8, 8, 2.5) * rng.uniform(0.02, 0.15)
             image = image * (1 + cv2.resize(light, (self.size, self.size), interpolation=cv2.INTER_CUBIC)[..., None])
         if rng.random() < 0.4:
-            image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.5))
+            image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.5)), np.float32)
         image = np.clip(image, 0, 1) ** rng.uniform(0.7, 1.4) * rng.uniform(0.7, 1.1)
         if rng.random() < 0.5:
             image = image + rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0, 0.05))
         out = (np.clip(image, 0, 1) * 255).astype(np.uint8)
         if rng.random() < 0.5:
             _, jpeg = cv2.imencode(".jpg", out, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 95))])
-            out = cv2.imdecode(jpeg, cv2.IMREAD_COLOR).astype(np.uint8)
+            out = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), np.uint8)
         kept = [m for m in self.masks if m.sum() >= SMALLEST]
         masks = np.stack(kept) if kept else np.zeros((0, self.size, self.size), bool)
         return Sample(out, masks)

@@ -201,8 +201,9 @@ def test_small_regions_are_official(seed: int) -> None:
     masks = [m.astype(bool) for m in masks if m.any()]
     boxes = amg.batched_mask_to_box(torch.from_numpy(np.stack(masks)))
     scores = np.sort(rng.random(len(masks)).astype(np.float32))[::-1]
+    rles = amg.mask_to_rle_pytorch(torch.from_numpy(np.stack(masks)))
     data = amg.MaskData(
-        rles=amg.mask_to_rle_pytorch(torch.from_numpy(np.stack(masks))),
+        rles=rles,
         boxes=boxes.clone(),
         place=np.arange(len(masks)),
     )

@@ -23,7 +23,7 @@ from tests.unit.generate import fake
 
 IMAGE = np.zeros((61, 83, 3), np.uint8)
 ALL = GenerateConfig(points_per_side=3, crop_n_layers=1, floor_pred_iou=0.0, floor_stability=0.0)
-FLOORS = {"floor_pred_iou": 0.3, "floor_stability": 0.5}
+FLOORS: dict[str, Any] = {"floor_pred_iou": 0.3, "floor_stability": 0.5}
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def same(a: MaskTable, b: MaskTable) -> None:
     for name, column in a.columns().items():
         if name != "masks":
             other = getattr(b, name)
-            assert column.dtype == other.dtype and np.array_equal(column, other), name  # type: ignore[union-attr]
+            assert column.dtype == other.dtype and np.array_equal(column, other), name  # type: ignore[union-attr, arg-type]
     assert [a.counts(i) for i in range(len(a))] == [b.counts(i) for i in range(len(b))]
 
 

@@ -1,0 +1,84 @@
+"""The whole comparison at the true default grid: `python -m tests.parity.full`.
+
+Eight rendered images (and scikit-image's photographs with --photos) through both generators, each with its own model,
+nano's weights, one torch thread, in five settings; then the ViT-B encoder at full size and depth in float64. Prints a
+table and what differs; writes benchmarks/results/parity.json after every image. Takes about an hour on one core.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maskmill import MaskGenerator
+from maskmill.sam.build import load_config
+from tests.parity.compare import Comparison, compare
+from tests.parity.images import photos, rendered
+from tests.parity.machine import machine
+from tests.parity.official import SamAutomaticMaskGenerator
+from tests.parity.pair import Pair, nano_pair, nano_thresholds, random_pair
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "default 32x32": {},
+    "crop_n_layers=1": {"crop_n_layers": 1},
+    "crop_n_layers=2 factor 2": {"crop_n_layers": 2, "crop_n_points_downscale_factor": 2},
+    "min_mask_region_area=100": {"min_mask_region_area": 100},
+    "points_per_side=10": {"points_per_side": 10},
+}
+RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "parity.json"
+
+
+def compare_settings(pair: Pair, images: dict[str, Any], settings: list[str], result: Path) -> dict[str, Any]:
+    """Every image in every setting; the result file grows with each image."""
+    totals: dict[str, Any] = {}
+    for setting in settings:
+        total, seconds = Comparison(), [0.0, 0.0]
+        for done, (name, image) in enumerate(images.items(), start=1):
+            args = {"output_mode": "coco_rle", **nano_thresholds(), **SETTINGS[setting]}
+            begun = time.perf_counter()
+            theirs = SamAutomaticMaskGenerator(pair.official, **args).generate(image)
+            between = time.perf_counter()
+            ours = MaskGenerator(pair.ours, **args).generate(image)
+            seconds = [seconds[0] + between - begun, seconds[1] + time.perf_counter() - between]
+            total.add(compare(theirs, ours, name))
+            print(f"{setting}: {name} {len(theirs)} / {len(ours)} masks", flush=True)
+            totals[setting] = {"images": done, **asdict(total), "seconds_official_ours": seconds}
+            result.parent.mkdir(parents=True, exist_ok=True)
+            result.write_text(json.dumps({"machine": machine(), "settings": totals}, indent=1) + "\n")
+    return totals
+
+
+def vit_b_encoder_gap() -> float:
+    """The largest difference of the two full ViT-B encoders, float64, random weights."""
+    pair = random_pair(load_config("vit_b"), seed=1)
+    x = torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    with torch.no_grad():
+        theirs = pair.official.double().image_encoder(x)
+        return float((theirs - pair.ours.double().image_encoder(x)).abs().max())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--setting", action="append", choices=SETTINGS, help="only this one; may be repeated")
+    parser.add_argument("--photos", action="store_true", help="scikit-image's photographs too")
+    parser.add_argument("--no-vit-b", action="store_true", help="leave out the ViT-B encoder (needs 10 GB)")
+    parser.add_argument("--result", type=Path, default=RESULT)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    images = {**rendered(), **(photos() if args.photos else {})}
+    totals = compare_settings(nano_pair(), images, args.setting or list(SETTINGS), args.result)
+    print(f"{'setting':26} images  masks official / ours  equal RLE  max score difference")
+    for setting, t in totals.items():
+        masks = f"{t['official']} / {t['ours']}"
+        print(f"{setting:26} {t['images']:6}  {masks:>21}  {t['equal_rle']:9}  {t['score_gap']:.3g}")
+        print(*(f"    {problem}" for problem in t["problems"]), sep="\n", end="\n" if t["problems"] else "")
+    if not args.no_vit_b:
+        print(f"ViT-B encoder, 12 blocks, 1024 x 1024, float64: largest difference {vit_b_encoder_gap():.3g}")
+
+
+if __name__ == "__main__":
+    main()

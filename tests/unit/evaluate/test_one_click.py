@@ -1,0 +1,68 @@
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from maskmill.errors import UserError
+from maskmill.evaluate import one_click
+
+
+def rectangle(h: int, w: int, box: tuple[int, int, int, int]) -> np.ndarray:
+    x0, y0, x1, y1 = box
+    mask = np.zeros((h, w), bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def write_tar(path: Path, masks: list[np.ndarray], crowd: list[int]) -> None:
+    h, w = masks[0].shape
+    picture = io.BytesIO()
+    Image.fromarray(np.full((h, w, 3), 90, np.uint8)).save(picture, "png")
+    rows = []
+    for mask, flag in zip(masks, crowd, strict=True):
+        rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+        rows.append({"segmentation": {**rle, "counts": rle["counts"].decode()}, "iscrowd": flag})
+    record = json.dumps({"image": {"height": h, "width": w}, "annotations": rows}).encode()
+    with tarfile.open(path, "w") as tar:
+        for name, data in (("a.png", picture.getvalue()), ("a.json", record)):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def test_the_deepest_point_is_the_middle() -> None:
+    assert one_click.deepest_point(rectangle(40, 60, (10, 8, 31, 29))) == (20, 18)
+
+
+def test_the_image_border_counts_as_boundary() -> None:
+    assert one_click.deepest_point(np.ones((21, 21), bool)) == (10, 10)
+
+
+def test_disc_figures_equal_drawn_discs() -> None:
+    mask = rectangle(50, 80, (20, 10, 60, 40))
+    ious = one_click.disc_ious(mask, 40, 25)
+    yy, xx = np.mgrid[0:50, 0:80]
+    for radius, iou in zip(one_click.RADII, ious, strict=True):
+        disc = (yy - 25) ** 2 + (xx - 40) ** 2 <= (radius * 80) ** 2
+        assert iou == pytest.approx((disc & mask).sum() / (disc | mask).sum())
+
+
+def test_the_three_best_radii_are_found() -> None:
+    ious = np.zeros((3, len(one_click.RADII)))
+    ious[0, 2], ious[1, 5], ious[2, 9] = 0.6, 0.9, 0.3
+    radii, mean = one_click.best_discs(ious)
+    assert radii == tuple(one_click.RADII[i] for i in (2, 5, 9)) and mean == pytest.approx(0.6)
+
+
+def test_crowds_and_empty_masks_are_left_out(tmp_path: Path) -> None:
+    masks = [rectangle(30, 40, (5, 5, 15, 15)), np.zeros((30, 40), bool), rectangle(30, 40, (20, 5, 30, 15))]
+    write_tar(tmp_path / "a.tar", masks, [0, 0, 1])
+    ((image, kept),) = one_click.read_masks(tmp_path / "a.tar")
+    assert image.shape == (30, 40, 3) and len(kept) == 1 and np.array_equal(kept[0], masks[0])
+    with pytest.raises(UserError, match="is not a file"):
+        next(one_click.read_masks(tmp_path / "b.tar"))

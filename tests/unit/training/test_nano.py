@@ -1,0 +1,136 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from maskmill.errors import UserError
+from maskmill.sam.build import build_sam, load_config
+from maskmill.training import nano, nano_loss
+from maskmill.training.nano_model import decode, embed_prompts, encode, initialise
+from maskmill.training.photos import read_tar
+from maskmill.training.pool import Packed, click, random_view
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    model = build_sam(load_config("nano"))
+    initialise(model, torch.randn(4, 3, 128, 128), torch.Generator().manual_seed(0))
+    for name, p in model.named_parameters():
+        if "rel_pos" in name:
+            torch.nn.init.normal_(p, std=0.02)  # zero at the start: would hide a mistake
+    return model
+
+
+@torch.no_grad()
+def test_the_training_passes_equal_the_model(model: torch.nn.Module) -> None:
+    side = model.img_size
+    low = side // 4
+    x = torch.randn(1, 3, side, side)
+    embedding = model.image_encoder(x)
+    assert torch.allclose(encode(model, x), embedding, atol=1e-4)
+
+    points, labels = torch.rand(3, 1, 2) * side, torch.tensor([[1], [0], [1]])
+    coords = torch.cat([points, torch.zeros(3, 1, 2)], 1)
+    codes = torch.cat([labels, -torch.ones(3, 1, dtype=torch.long)], 1)
+    tokens = embed_prompts(model, coords, codes, side)
+    for masks in (None, torch.randn(3, 1, low, low)):
+        sparse, dense = model.prompt_encoder((points, labels), None, masks)
+        assert torch.allclose(tokens, sparse, atol=1e-5)
+        want = model.mask_decoder.predict_masks(embedding, model.prompt_encoder.get_dense_pe(), sparse, dense)
+        got = decode(model, embedding, tokens[None], masks)
+        assert torch.allclose(got[0][0], want[0], atol=1e-4) and torch.allclose(got[1][0], want[1], atol=1e-4)
+
+    boxes = torch.tensor([[10.0, 20.0, 200.0, 300.0]])
+    tokens = embed_prompts(model, boxes.view(1, 2, 2), torch.tensor([[2, 3]]), side)
+    assert torch.allclose(tokens, model.prompt_encoder(None, boxes, None)[0], atol=1e-5)
+
+
+def test_whitened_patches_have_unit_variance(model: torch.nn.Module) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(8, 3, 256, 256)
+    fresh = build_sam(load_config("nano"))
+    initialise(fresh, x, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        tokens = fresh.image_encoder.patch_embed(x).flatten(0, 2)
+    assert tokens.mean(0).abs().max() < 0.02 and (tokens.std(0) - 1).abs().max() < 0.1
+
+
+def test_a_right_mask_costs_nothing_and_a_wrong_one_much() -> None:
+    target = torch.zeros(1, 1, 16, 16)
+    target[..., 4:10, 4:10] = 1
+    right = (target * 40 - 20)[:, :, None]
+    loss, iou = nano_loss.mask_loss(torch.cat([right, -right], 2), target, 0.5)
+    assert loss[0, 0, 0] < 1e-2 and iou[0, 0, 0] == 1
+    assert loss[0, 0, 1] > 5 and iou[0, 0, 1] == 0
+
+
+def test_the_second_click_lies_in_the_error() -> None:
+    target = torch.zeros(1, 2, 16, 16, dtype=torch.bool)
+    target[..., 4:10, 4:10] = True
+    answer = torch.zeros_like(target)
+    answer[0, 1, 4:10, 4:14] = True  # the second answer spills over to the right
+    xy, label = nano_loss.error_click(answer, target, torch.Generator().manual_seed(0))
+    assert label.tolist() == [[1, 0]]
+    assert 16 <= xy[0, 0, 0] + 0.5 <= 40 and 40 <= xy[0, 1, 0] + 0.5 <= 56
+
+
+def test_a_view_keeps_clicks_and_boxes_on_the_masks() -> None:
+    rng = np.random.default_rng(0)
+    masks = np.zeros((2, 60, 90), bool)
+    masks[0, 10:40, 20:60], masks[1, 20:30, 30:40] = True, True
+    source = Packed(rng.integers(0, 255, (60, 90, 3), dtype=np.uint8), np.packbits(masks, axis=-1))
+    seen = 0
+    for _ in range(30):
+        view = random_view(rng, source, 64, 3)
+        if view is None:
+            continue
+        seen += 1
+        assert view.image.shape == (3, 64, 64) and view.masks.shape == (3, 16, 16)
+        assert view.masks.min() >= 0 and view.masks.max() <= 1
+        for mask, (x, y), (x0, y0, x1, y1) in zip(view.masks, view.points, view.boxes, strict=True):
+            assert mask[int((y + 0.5) // 4), int((x + 0.5) // 4)] > 0.5
+            assert x0 <= x + 0.5 <= x1 and y0 <= y + 0.5 <= y1
+    assert seen > 20
+
+
+def test_a_click_on_one_cell_finds_it() -> None:
+    mask = np.zeros((16, 16), np.float32)
+    mask[5, 11] = 1
+    x, y = click(np.random.default_rng(0), mask)
+    assert 44 <= x + 0.5 <= 48 and 20 <= y + 0.5 <= 24
+
+
+def test_training_resumes_and_exports_official_names(tmp_path: Path) -> None:
+    cfg = nano.TrainConfig(
+        minutes=0.03, phases=(nano.Phase(1.0, 128, 2),), prompts=2, chunks=1, scene_size=64, warmup=2, second=1.0
+    )
+    nano.train(cfg, tmp_path, [])
+    first = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert first["step"] >= 1
+    nano.train(nano.TrainConfig(**{**vars(cfg), "minutes": 0.06}), tmp_path, [])
+    second = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert second["step"] > first["step"] and second["elapsed"] > first["elapsed"]
+    weights = load_file(tmp_path / "nano.safetensors")
+    model = build_sam(load_config("nano"))
+    model.load_state_dict(weights, strict=True)
+    assert {v.dtype for v in weights.values()} == {torch.float16}
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_log_line_is_json(tmp_path: Path) -> None:
+    trainer = nano.Trainer(nano.TrainConfig())
+    nano.log(tmp_path, trainer, nano.Phase(1.0, 256, 8), [{"best": 0.5}, {"best": 0.7, "second": 0.2}])
+    line = json.loads((tmp_path / "log.jsonl").read_text())
+    assert line["best"] == 0.6 and line["second"] == 0.2 and line["size"] == 256
+
+
+def test_a_file_that_is_no_tar_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a file"):
+        list(read_tar(tmp_path / "none.tar"))
+    (tmp_path / "bad.tar").write_bytes(b"x" * 2000)
+    with pytest.raises(UserError, match="cannot be read as a tar"):
+        list(read_tar(tmp_path / "bad.tar"))
