@@ -81,12 +81,8 @@ def main() -> None:
     pair = nano_pair()
     settings = {"points_per_side": args.points_per_side, "output_mode": "coco_rle", **nano_thresholds()}
     official, ours = SamAutomaticMaskGenerator(pair.official, **settings), MaskGenerator(pair.ours, **settings)
-    result: dict[str, Any] = {
-        "machine": machine(),
-        "settings": settings,
-        "kept_freed_memory": args.keep_freed_memory,
-        "images": {},
-    }
+    where = {**machine(), "keeps_freed_memory": args.keep_freed_memory}
+    result: dict[str, Any] = {"machine": where, "settings": settings, "images": {}}
     for name, image in images.items():
         row = result["images"][name] = take_turns(official, ours, image, args.repeat)
         print(
@@ -95,6 +91,8 @@ def main() -> None:
             f"{row['masks_ours']}, equal RLE {row['equal_rle']}",
             flush=True,
         )
+    if not any(row["masks_official"] for row in result["images"].values()):
+        sys.exit("no image gave a mask: such a ratio says nothing; try other images or more points")
     result["ratio"] = statistics.geometric_mean(row["ratio"] for row in result["images"].values())
     path = ROOT / "benchmarks" / "results" / f"cpu-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

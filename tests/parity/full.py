@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from maskmill import MaskGenerator
+from maskmill.pipeline.memory import keep_freed_memory
 from maskmill.sam.build import load_config
 from tests.parity.compare import Comparison, compare
 from tests.parity.images import photos, rendered
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--result", type=Path, default=RESULT)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     images = {**rendered(), **(photos() if args.photos else {})}
     totals = compare_settings(nano_pair(), images, args.setting or list(SETTINGS), args.result)
     print(f"{'setting':26} images  masks official / ours  equal RLE  max score difference")

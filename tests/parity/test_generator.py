@@ -35,7 +35,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "10 points a side": {"points_per_side": 10, "points_per_batch": 50},
 }
 OFF: dict[str, Any] = {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
-AT_LEAST = 40  # masks in all: a comparison of nothing proves nothing
+AT_LEAST = 16  # masks in all: a comparison of nothing proves nothing
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,23 @@ def test_same_masks(setting: str, shared: Pair) -> None:
     assert total.score_gap <= SCORE_TOLERANCE
 
 
+def test_small_regions_changes_masks(shared: Pair) -> None:
+    """So that the comparison above is one: some mask loses a hole or an island, none loses its scores."""
+    args: dict[str, Any] = {
+        "points_per_side": 6,
+        "points_per_batch": 36,
+        "output_mode": "coco_rle",
+        **nano_thresholds(),
+    }
+    for image in rendered().values():
+        raw = MaskGenerator(shared.ours, **args).generate(image)
+        clean = MaskGenerator(shared.ours, **args, min_mask_region_area=100).generate(image)
+        areas = {r["predicted_iou"]: r["area"] for r in raw}
+        if any(areas[r["predicted_iou"]] != r["area"] for r in clean):
+            return
+    pytest.fail("no mask of eight images has a small region")
+
+
 def test_photographs(shared: Pair) -> None:
     """Real pixels, where scikit-image is installed."""
     images = photos()
@@ -78,7 +95,7 @@ def test_photographs(shared: Pair) -> None:
     total = Comparison()
     for name, image in images.items():
         total.add(both(shared, image, name, points_per_side=8, min_mask_region_area=100))
-    assert total.problems == [] and total.equal_rle == total.official >= 10
+    assert total.problems == [] and total.equal_rle == total.official >= 4
     assert total.score_gap <= SCORE_TOLERANCE
 
 
@@ -130,27 +147,29 @@ def test_every_crop_empty(shared: Pair) -> None:
     assert MaskGenerator(shared.ours, **args).generate(image) == []
 
 
-def test_ragged_last_batch(shared: Pair) -> None:
-    """10 x 10 points in batches of 64: the official second batch holds 36, ours is padded to 64 (DESIGN, promise 4).
+@pytest.mark.parametrize(("side", "batch"), [(10, 64), (5, 8)])
+def test_ragged_last_batch(side: int, batch: int, shared: Pair) -> None:
+    """10 x 10 points in batches of 64: the official last batch holds 36, ours is padded to 64 (DESIGN, promise 4).
 
-    Matrix products of another size may round otherwise (seen on 1 thread for 1-3 points: the positional code's product,
-    then the hypernetworks and the IoU head). Where this machine rounds 36 rows as it rounds 64, all is equal; where it
-    does not, single pixels at a contour may flip, and nothing else.
+    A matrix product of another size may round otherwise. Seen with 1 thread for 1-3 points only (25 points in batches
+    of 8 leave one): the positional code's product, the hypernetworks and the IoU head; logits differ by up to 4e-5, and
+    one mask in 160 has a pixel that flips. Where this machine rounds the rest as it rounds a full batch, all is equal.
     """
-    image = rendered()["small"]
-    got = both(shared, image, points_per_side=10)
-    assert got.ours > 3
-    if rounds_alike(shared, image, 36):
+    image = rendered()["wide"]
+    got = both(shared, image, points_per_side=side, points_per_batch=batch)
+    assert got.ours > 0
+    if rounds_alike(shared, image, side, batch):
         assert got.problems == [] and got.score_gap <= SCORE_TOLERANCE
     else:
         assert abs(got.official - got.ours) <= 1 and got.equal_rle >= 0.8 * got.official
 
 
 @torch.inference_mode()
-def rounds_alike(pair: Pair, image: np.ndarray, n: int) -> bool:
-    """Whether the decoder gives n points the same bits alone as in a batch of 64."""
-    cfg = GenerateConfig(points_per_side=10)
-    crop = crop_plan(image.shape[0], image.shape[1], cfg)[0]
+def rounds_alike(pair: Pair, image: np.ndarray, side: int, batch: int) -> bool:
+    """Whether the decoder gives the points of the last batch the same bits alone as in a full batch."""
+    crop = crop_plan(image.shape[0], image.shape[1], GenerateConfig(points_per_side=side))[0]
+    last = crop.points[-(len(crop.points) % batch) :]
     embedding, size = pair.ours.encode(image)
-    args = (pair.ours, embedding, pair.ours.prompt_encoder.get_dense_pe(), size, crop, crop.points[-n:])
-    return all(torch.equal(a, b) for a, b in zip(decode_points(*args, n), decode_points(*args, 64), strict=True))
+    args = (pair.ours, embedding, pair.ours.prompt_encoder.get_dense_pe(), size, crop, last)
+    alone, padded = decode_points(*args, len(last)), decode_points(*args, batch)
+    return all(torch.equal(a, b) for a, b in zip(alone, padded, strict=True))

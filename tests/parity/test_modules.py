@@ -150,6 +150,29 @@ def test_prompt_encoder_float32_same_bits(kind: str, coords: torch.dtype, nano32
 
 
 @torch.no_grad()
+def test_a_padding_point_is_appended_unless_there_is_a_box(nano32: Pair) -> None:
+    """Quirk (1.2): one point makes two tokens, the second "not a point" and nothing else; with a box it makes one."""
+    encoder = nano32.ours.prompt_encoder
+    args = prompts("one point", nano32, torch.float32)
+    sparse, _ = encoder(**args)
+    assert sparse.shape[1] == 2 and torch.equal(sparse[0, 1], encoder.not_a_point_embed.weight[0])
+    boxes = prompts("boxes", nano32, torch.float32)["boxes"]
+    assert encoder(points=args["points"], boxes=boxes, masks=None)[0].shape[1] == 1 + 2
+
+
+@torch.no_grad()
+def test_multimask_drops_token_0(nano32: Pair) -> None:
+    """Quirk (1.3.3a): three masks for a point are tokens 1-3; without multimask it is token 0."""
+    dim, grid = nano32.ours.prompt_encoder.embed_dim, nano32.ours.prompt_encoder.image_embedding_size
+    args = [noise(i, *shape, dtype=torch.float32) for i, shape in enumerate([(1, dim, *grid)] * 2 + [(2, 2, dim)])]
+    args.append(torch.zeros(2, dim, *grid))
+    masks, iou = nano32.ours.mask_decoder.predict_masks(*args)
+    for multimask, tokens in ((True, slice(1, 4)), (False, slice(0, 1))):
+        got = nano32.ours.mask_decoder(*args, multimask)
+        assert torch.equal(got[0], masks[:, tokens]) and torch.equal(got[1], iou[:, tokens])
+
+
+@torch.no_grad()
 def test_mask_decoder_float32_same_bits(nano32: Pair) -> None:
     dim, grid = nano32.ours.prompt_encoder.embed_dim, nano32.ours.prompt_encoder.image_embedding_size
     shapes = [(1, dim, *grid), (1, dim, *grid), (4, 7, dim), (4, dim, *grid)]

@@ -130,9 +130,17 @@ def main() -> None:
     parser.add_argument("--checkpoint", default=None, help="weights (default: those in the package)")
     parser.add_argument("--baseline", action="store_true", help="the discs alone, no model")
     args = parser.parse_args()
-    model = None if args.baseline else load_model(args.model, args.checkpoint, "cpu")
+    try:
+        model = None if args.baseline else load_model(args.model, args.checkpoint)
+        run(args.tars, model)
+    except UserError as e:
+        parser.error(str(e))
+
+
+def run(tars: list[str], model: Sam | None) -> None:
+    """Print one JSON line for every tar and one for all of them."""
     total: list[Scores] = []
-    for tar in args.tars:
+    for tar in tars:
         scores = [score_image(model, image, masks) for image, masks in read_masks(tar)]
         total += scores
         print(json.dumps({"tar": Path(tar).name, **summary(scores)}), flush=True)

@@ -1,7 +1,7 @@
 """`Sam` for training from scratch: a first state that learns, and forward passes over many images at once.
 
-The parameters are those of `maskmill.sam`; only the arithmetic is arranged for speed on a CPU: attention with
-relative positions through the fused kernel, transposed convolutions as matrix products on channels-last tokens.
+The parameters are those of `maskmill.sam`; only the arithmetic is arranged for speed on a CPU: I images x P prompts in
+one pass, any input side, transposed convolutions as matrix products on channels-last tokens, autocast-safe positions.
 """
 
 import torch
@@ -98,24 +98,15 @@ def _block(block: Block, x: Tensor) -> Tensor:
 
 
 def _attend(attn: Attention, x: Tensor) -> Tensor:
-    """`Attention.forward` with the relative positions as extra query channels against one-hot rows and columns."""
+    """`Attention.forward`; plain products, because PyTorch's fused kernel has a slow backward pass on CPUs."""
     b, h, w, _ = x.shape
-    heads = attn.num_heads
-    q, k, v = attn.qkv(x).reshape(b, h * w, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-    grid = q.reshape(b, heads, h, w, -1)
+    q, k, v = attn.qkv(x).reshape(b, h * w, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    grid = q.reshape(b, attn.num_heads, h, w, -1)
     rel_h = torch.einsum("bnhwc,hkc->bnhwk", grid, relative_table(h, attn.rel_pos_h).to(q.dtype))
     rel_w = torch.einsum("bnhwc,wkc->bnhwk", grid, relative_table(w, attn.rel_pos_w).to(q.dtype))
-    if h * w <= 256:  # short sequences: the plain product is faster than the fused kernel
-        bias = rel_h[..., :, None] + rel_w[..., None, :]
-        scores = (q * attn.scale) @ k.transpose(-2, -1) + bias.reshape(b, heads, h * w, h * w)
-        out = scores.softmax(-1).to(v.dtype) @ v
-        return attn.proj(out.transpose(1, 2).reshape(b, h, w, -1))
-    rows = torch.eye(h, dtype=q.dtype).repeat_interleave(w, 0)
-    cols = torch.eye(w, dtype=q.dtype).repeat(h, 1)
-    places = torch.cat([rows, cols], 1).expand(b, heads, -1, -1)
-    q = torch.cat([q * attn.scale, rel_h.reshape(b, heads, h * w, h), rel_w.reshape(b, heads, h * w, w)], -1)
-    v_wide = F.pad(v, (0, h + w))  # the fused kernel wants one width
-    out = F.scaled_dot_product_attention(q, torch.cat([k, places], -1), v_wide, scale=1.0)[..., : v.shape[-1]]
+    bias = (rel_h[..., :, None] + rel_w[..., None, :]).reshape(b, attn.num_heads, h * w, h * w)
+    scores = (q * attn.scale) @ k.transpose(-2, -1) + bias
+    out = scores.softmax(-1).to(v.dtype) @ v
     return attn.proj(out.transpose(1, 2).reshape(b, h, w, -1))
 
 

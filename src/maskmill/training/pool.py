@@ -33,16 +33,17 @@ class Packed:
         return np.unpackbits(self.bits[index], axis=-1, count=self.image.shape[1])
 
 
-def draw_chunk(seed: int, size: int, photos: Sequence[Photo], textures: Textures, path: Path) -> None:
-    """Draw CHUNK scenes of the given side into one file: layered, crowds, and pasted photographs if there are any."""
+def draw_chunk(
+    seed: int, size: int, photos: Sequence[Photo], textures: Textures, path: Path, crowds: float = 0.15
+) -> None:
+    """Draw CHUNK scenes of the given side into one file: crowds by share, pasted photographs if any, else layers."""
     rng = np.random.default_rng(seed)
     scenes: list[Sample] = []
     while len(scenes) < CHUNK:
-        kind = rng.random()
-        if kind < 0.4 and photos:
-            sample = paste_scene(rng, photos, textures, size)
-        elif kind < 0.55:
+        if rng.random() < crowds:
             sample = crowd_scene(rng, textures, size)
+        elif photos and rng.random() < 0.47:
+            sample = paste_scene(rng, photos, textures, size)
         else:
             sample = layered_scene(rng, textures, size)
         if len(sample.masks):
@@ -55,13 +56,15 @@ def draw_chunk(seed: int, size: int, photos: Sequence[Photo], textures: Textures
     partial.replace(path)
 
 
-def fill_pool(folder: Path, chunks: int, size: int, photos: Sequence[Photo], workers: int) -> None:
+def fill_pool(
+    folder: Path, chunks: int, size: int, photos: Sequence[Photo], workers: int, crowds: float = 0.15
+) -> None:
     """Draw what is missing of `chunks` files in `folder`; may be stopped and started again."""
     folder.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(1)
     textures = Textures(free_pictures() + [p.image for p in photos])
     missing = [i for i in range(chunks) if not (folder / f"{i:04d}.npz").exists()]
-    jobs = [(i, size, photos, textures, folder / f"{i:04d}.npz") for i in missing]
+    jobs = [(i, size, photos, textures, folder / f"{i:04d}.npz", crowds) for i in missing]
     if workers <= 1:
         for job in jobs:
             draw_chunk(*job)
@@ -74,7 +77,7 @@ def fill_pool(folder: Path, chunks: int, size: int, photos: Sequence[Photo], wor
             pass
 
 
-_JOBS: list[tuple[int, int, Sequence[Photo], Textures, Path]] = []
+_JOBS: list[tuple[int, int, Sequence[Photo], Textures, Path, float]] = []
 
 
 def _run_job(index: int) -> None:

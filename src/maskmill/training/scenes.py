@@ -233,16 +233,19 @@ def layered_scene(rng: Rng, textures: Textures, size: int) -> Sample:
 
 def crowd_scene(rng: Rng, textures: Textures, size: int) -> Sample:
     """Many alike, mostly round things on an even ground: coins, fruit, pebbles, cells."""
-    ground = rng.uniform(0, 1) ** rng.uniform(0.5, 3) * np.clip(rng.normal(1, 0.12, 3), 0, 1.4)
-    step = rng.choice([-1, 1]) * rng.uniform(0.15, 0.7)
-    thing = np.clip(ground + step * np.clip(rng.normal(1, 0.35, 3), 0, 2), 0, 1)
-    image = ground + noise_field(rng, size, size, rng.uniform(1, 3))[..., None] * rng.uniform(0, 0.06)
-    if rng.random() < 0.3:
+    ground = rng.uniform(0, 1) ** rng.uniform(0.5, 5) * np.clip(rng.normal(1, 0.12, 3), 0, 1.4)
+    step = rng.choice([-1, 1]) * float(np.exp(rng.uniform(np.log(0.05), np.log(0.7))))
+    step = abs(step) if ground.mean() < abs(step) else step  # on a dark ground only brighter things show
+    thing = np.clip(ground + step * np.clip(rng.normal(1, 0.35, 3), 0.2, 2), 0, 1)
+    grain = abs(step) * rng.uniform(0, 0.2)
+    image = ground + noise_field(rng, size, size, rng.uniform(1, 3))[..., None] * grain
+    if rng.random() < 0.2:
         image = 0.6 * image + 0.4 * textures.patch(rng, size, size)
     canvas = Canvas(np.clip(image, 0, 1).astype(np.float32))
-    radius = float(np.exp(rng.uniform(np.log(size * 0.015), np.log(size * 0.09))))
-    crowd = int(np.clip(rng.uniform(0.1, 0.6) * size**2 / (4 * radius**2), 5, 60))
-    spread, rough = rng.uniform(0, 0.3), rng.uniform(0, 0.12)
+    radius = float(np.exp(rng.uniform(np.log(size * 0.011), np.log(size * 0.08))))
+    crowd = int(np.clip(rng.uniform(0.1, 0.7) * size**2 / (4 * radius**2), 5, 90))
+    spread, rough = rng.uniform(0, 0.3), rng.uniform(0, 0.1)
+    taken = np.zeros((size, size), bool)
     for _ in range(crowd):
         mask = np.zeros((size, size), np.uint8)
         angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
@@ -254,13 +257,14 @@ def crowd_scene(rng: Rng, textures: Textures, size: int) -> Sample:
         cx, cy = rng.uniform(0, size, 2)
         points = np.stack([cx + x * np.cos(turn) - y * np.sin(turn), cy + x * np.sin(turn) + y * np.cos(turn)], 1)
         cv2.fillPoly(mask, [points.astype(np.int32)], 1)
-        if rng.random() < 0.8 and any((m & (mask > 0)).any() for m in canvas.masks):
+        if rng.random() < 0.8 and (taken & (mask > 0)).any():
             continue  # most neighbours touch at most
-        tone = np.clip(thing + rng.normal(0, 0.05) + rng.normal(0, 0.03, 3), 0, 1)
+        taken |= mask > 0
+        tone = np.clip(thing + step * (rng.normal(0, 0.25) + rng.normal(0, 0.08, 3)), 0, 1)
 
         def colours(h: int, w: int, tone: NDArray[np.float64] = tone) -> Image:
-            grain = noise_field(rng, h, w, 1.5)[..., None] * rng.uniform(0, 0.08)
-            return np.clip(tone + grain, 0, 1).astype(np.float32)
+            z = noise_field(rng, h, w, 1.5)[..., None] * grain
+            return np.clip(tone + z, 0, 1).astype(np.float32)
 
         canvas.paint(rng, mask > 0, colours)
     return canvas.finish(rng)

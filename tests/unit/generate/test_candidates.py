@@ -94,6 +94,12 @@ def test_predicted_iou_is_compared_strictly(monkeypatch: pytest.MonkeyPatch) -> 
     assert got.mask_id.tolist() == [2] and got.predicted_iou.tolist() == [above]
 
 
+def test_predicted_iou_is_not_clamped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quirk (1.3.3b): it is a linear head; scores above 1 are kept as they are."""
+    cfg = GenerateConfig(floor_pred_iou=0.88, floor_stability=0.0)
+    assert scored(monkeypatch, [0.5, 1.0444, 7.0], 100, cfg).predicted_iou.tolist() == [np.float32(1.0444), 7.0]
+
+
 @pytest.mark.parametrize(("inner", "kept"), [(94, 0), (95, 3), (96, 3)])
 def test_stability_at_the_threshold_stays(inner: int, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Quirk (1.3.3c): >=, in float32: 95 of 100 pixels pass a threshold of 0.95."""

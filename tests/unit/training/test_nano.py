@@ -10,6 +10,7 @@ from maskmill.errors import UserError
 from maskmill.sam.build import build_sam, load_config
 from maskmill.training import nano, nano_loss
 from maskmill.training.nano_model import decode, embed_prompts, encode, initialise
+from maskmill.training.nano_trainer import Phase, TrainConfig, Trainer
 from maskmill.training.photos import read_tar
 from maskmill.training.pool import Packed, click, random_view
 
@@ -105,13 +106,20 @@ def test_a_click_on_one_cell_finds_it() -> None:
 
 
 def test_training_resumes_and_exports_official_names(tmp_path: Path) -> None:
-    cfg = nano.TrainConfig(
-        minutes=0.03, phases=(nano.Phase(1.0, 128, 2),), prompts=2, chunks=1, scene_size=64, warmup=2, second=1.0
+    cfg = TrainConfig(
+        minutes=0.03,
+        phases=(Phase(1.0, 128, 2),),
+        prompts=2,
+        chunks=1,
+        crowd_chunks=1,
+        scene_size=64,
+        warmup=2,
+        second=1.0,
     )
     nano.train(cfg, tmp_path, [])
     first = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert first["step"] >= 1
-    nano.train(nano.TrainConfig(**{**vars(cfg), "minutes": 0.06}), tmp_path, [])
+    nano.train(TrainConfig(**{**vars(cfg), "minutes": 0.06}), tmp_path, [])
     second = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert second["step"] > first["step"] and second["elapsed"] > first["elapsed"]
     weights = load_file(tmp_path / "nano.safetensors")
@@ -122,8 +130,8 @@ def test_training_resumes_and_exports_official_names(tmp_path: Path) -> None:
 
 
 def test_a_log_line_is_json(tmp_path: Path) -> None:
-    trainer = nano.Trainer(nano.TrainConfig())
-    nano.log(tmp_path, trainer, nano.Phase(1.0, 256, 8), [{"best": 0.5}, {"best": 0.7, "second": 0.2}])
+    trainer = Trainer(TrainConfig())
+    nano.log(tmp_path, trainer, Phase(1.0, 256, 8), [{"best": 0.5}, {"best": 0.7, "second": 0.2}])
     line = json.loads((tmp_path / "log.jsonl").read_text())
     assert line["best"] == 0.6 and line["second"] == 0.2 and line["size"] == 256
 
