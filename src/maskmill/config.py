@@ -4,6 +4,7 @@
 changes a row. Names and defaults are the official generator's where it has one (automatic_mask_generator.py:36-52).
 """
 
+import contextlib
 import dataclasses
 import difflib
 import types
@@ -51,6 +52,7 @@ class GenerateConfig:
             raise UserError("generate: give exactly one of points_per_side and point_grids, and set the other to null")
         at_least("generate", self, {"points_per_batch": 1, "crop_n_layers": 0, "crop_n_points_downscale_factor": 1})
         at_least("generate", self, {"threads": 1, "floor_pred_iou": 0.0, "floor_stability": 0.0})
+        at_least("generate", self, {"crop_edge_tolerance": 0.0, "max_image_mpx": 0.0})
         if self.points_per_side is not None:
             at_least("generate", self, {"points_per_side": 1})
         if self.point_grids is not None and len(self.point_grids) != self.crop_n_layers + 1:
@@ -165,8 +167,9 @@ def convert(hint: Any, value: Any, path: str) -> Any:
         if len(inner) != len(value):
             raise UserError(f"config key {path!r} is {value!r}: expected {len(inner)} values")
         return tuple(convert(h, v, path) for h, v in zip(inner, value, strict=True))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-1 as text
+            return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise UserError(f"config key {path!r} is {value!r}: expected {hint.__name__}")
     return value
@@ -203,7 +206,7 @@ def read_yaml(kind: str, name: str) -> dict[str, Any]:
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
             raise UserError(f"config file {name!r} does not exist")
-        text = Path(name).read_text()
+        text = read_text(Path(name))
     else:
         known = names(kind)
         if name not in known:
@@ -221,6 +224,23 @@ def read_yaml(kind: str, name: str) -> dict[str, Any]:
     return tree or {}
 
 
+def read_text(path: Path) -> str:
+    """A config file's text; bytes that are no text are the user's to mend."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as e:
+        raise UserError(f"config file {str(path)!r} is not UTF-8 text: save it as UTF-8") from e
+
+
+def sections(tree: dict[str, Any]) -> dict[str, Any]:
+    """A config tree whose sections are mappings; an empty section (null) is left out. Foreign keys are refused later."""
+    for field_ in dataclasses.fields(Config):
+        section = tree.get(field_.name)
+        if section is not None and not isinstance(section, dict):
+            raise UserError(f"config section {field_.name!r} is {section!r}: expected a mapping of keys")
+    return {name: section for name, section in tree.items() if section is not None}
+
+
 def parse_set(assignments: list[str] | tuple[str, ...]) -> dict[str, Any]:
     """`["filter.pred_iou_thresh=0.9"]` -> a tree; values are YAML scalars."""
     tree: dict[str, Any] = {}
@@ -229,7 +249,10 @@ def parse_set(assignments: list[str] | tuple[str, ...]) -> dict[str, Any]:
         parts = key.strip().split(".")
         if not sep or len(parts) < 2:
             raise UserError(f"--set {text!r}: expected section.key=value, for instance filter.pred_iou_thresh=0.9")
-        leaf = yaml.safe_load(value)
+        try:
+            leaf = yaml.safe_load(value)
+        except yaml.YAMLError as e:
+            raise UserError(f"--set {text!r}: {value!r} is no YAML value: quote it, or mend its brackets") from e
         for part in reversed(parts):
             leaf = {part: leaf}
         tree = merge(tree, leaf)
@@ -244,9 +267,9 @@ def resolve(
     assignments: tuple[str, ...] = (),
 ) -> Config:
     """The full config. Later wins: defaults, the model's recommendation, --config, --filter, --model, --set."""
-    tree = read_yaml("generate", config) if config else {}
-    over = parse_set(assignments)
-    section = merge(tree.get("model") or {}, over.get("model") or {})
+    tree = sections(read_yaml("generate", config)) if config else {}
+    over = sections(parse_set(assignments))
+    section = merge(tree.get("model", {}), over.get("model", {}))
     name = model or section.get("name") or ModelSection.name
     out = merge(read_yaml("model", str(name)).get("recommended") or {}, tree)
     if filter_name:
