@@ -234,10 +234,10 @@ def read_text(path: Path) -> str:
 
 def sections(tree: dict[str, Any]) -> dict[str, Any]:
     """A config tree whose sections are mappings; an empty section (null) is left out. Foreign keys are refused later."""
-    for field_ in dataclasses.fields(Config):
-        section = tree.get(field_.name)
+    for part in dataclasses.fields(Config):
+        section = tree.get(part.name)
         if section is not None and not isinstance(section, dict):
-            raise UserError(f"config section {field_.name!r} is {section!r}: expected a mapping of keys")
+            raise UserError(f"config section {part.name!r} is {section!r}: expected a mapping of keys")
     return {name: section for name, section in tree.items() if section is not None}
 
 
