@@ -233,7 +233,7 @@ def read_text(path: Path) -> str:
 
 
 def sections(tree: dict[str, Any]) -> dict[str, Any]:
-    """A config tree whose sections are mappings; an empty section (null) is left out. Foreign keys are refused later."""
+    """A config tree whose sections are mappings; an empty one (null) is left out. Foreign keys are refused later."""
     for part in dataclasses.fields(Config):
         section = tree.get(part.name)
         if section is not None and not isinstance(section, dict):
