@@ -17,8 +17,8 @@ from maskmill.storage.ledger import Manifest
 from maskmill.storage.pixels import decode_image
 from maskmill.storage.sources import read_items
 
-HEIGHT = 320  # pixels of each picture
-WIDTH = 1800  # pixels of a row
+HEIGHT = 240  # pixels of each picture
+WIDTH = 2000  # pixels of a row
 
 
 def write_preview(path: Path, count: int = 8) -> Path | None:
@@ -36,6 +36,7 @@ def pictures_of(path: Path, count: int) -> Iterator[np.ndarray]:
     """`image | overlay` for the first images with masks, in the order of the plan."""
     build = Build(path)
     plan = {unit.unit: unit for unit in read_plan(path / "plan.parquet")}
+    limit = build.info["recipe"]["generate"]["max_image_mpx"]
     drawn = 0
     for manifest in build.manifests():
         unit = plan[manifest.unit]
@@ -47,7 +48,7 @@ def pictures_of(path: Path, count: int) -> Iterator[np.ndarray]:
                 return
             drawn += 1
             masks = [build.decode(row) for row in rows[item.key]]
-            yield side_by_side(decode_image(item.data, max_mpx=float("inf")), masks, HEIGHT)
+            yield side_by_side(decode_image(item.data, limit), masks, HEIGHT)
 
 
 def rows_by_key(build: Build, manifest: Manifest) -> dict[str, list[dict[str, Any]]]:

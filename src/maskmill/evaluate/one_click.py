@@ -98,8 +98,9 @@ def score_image(model: Sam | None, image: NDArray[np.uint8], masks: list[Mask]) 
     return Scores(np.array(best), np.array(confident), discs)
 
 
-def read_masks(path: str | Path) -> Iterator[tuple[NDArray[np.uint8], list[Mask]]]:
-    """Images of a WebDataset tar in SA-1B form with their human masks; crowds and empty masks are left out."""
+def read_masks(path: str | Path, smallest: int = 1) -> Iterator[tuple[NDArray[np.uint8], list[Mask]]]:
+    """Images of a WebDataset tar in SA-1B form with their human masks; crowds and masks under `smallest` pixels are
+    left out."""
     if not Path(path).is_file():
         raise UserError(f"{str(path)!r} is not a file: expected a WebDataset tar of images and masks")
     with tarfile.open(path) as tar:
@@ -118,7 +119,7 @@ def read_masks(path: str | Path) -> Iterator[tuple[NDArray[np.uint8], list[Mask]
             rows = [a for a in json.loads(read(name))["annotations"] if not a.get("iscrowd", 0)]
             rles = [{**a["segmentation"], "counts": a["segmentation"]["counts"].encode()} for a in rows]
             masks = [coco_mask.decode(rle) for rle in rles]
-            kept = [m.astype(bool) for m in masks if m.any()]
+            kept = [m.astype(bool) for m in masks if m.sum() >= max(1, smallest)]
             if kept:
                 yield np.asarray(Image.open(io.BytesIO(read(picture))).convert("RGB")), kept
 
@@ -128,20 +129,21 @@ def main() -> None:
     parser.add_argument("tars", nargs="+", help="WebDataset tars of images and human masks")
     parser.add_argument("--model", default="nano")
     parser.add_argument("--checkpoint", default=None, help="weights (default: those in the package)")
+    parser.add_argument("--min-area", type=int, default=1, help="leave out human masks of fewer pixels")
     parser.add_argument("--baseline", action="store_true", help="the discs alone, no model")
     args = parser.parse_args()
     try:
         model = None if args.baseline else load_model(args.model, args.checkpoint)
-        run(args.tars, model)
+        run(args.tars, model, args.min_area)
     except UserError as e:
         parser.error(str(e))
 
 
-def run(tars: list[str], model: Sam | None) -> None:
+def run(tars: list[str], model: Sam | None, smallest: int) -> None:
     """Print one JSON line for every tar and one for all of them."""
     total: list[Scores] = []
     for tar in tars:
-        scores = [score_image(model, image, masks) for image, masks in read_masks(tar)]
+        scores = [score_image(model, image, masks) for image, masks in read_masks(tar, smallest)]
         total += scores
         print(json.dumps({"tar": Path(tar).name, **summary(scores)}), flush=True)
     print(json.dumps({"tar": "all", **summary(total)}), flush=True)

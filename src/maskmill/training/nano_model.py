@@ -159,3 +159,17 @@ def _upscale(layers: nn.Sequential, src: Tensor) -> Tensor:
     x = x @ second.weight.permute(0, 2, 3, 1).flatten(1).to(x.dtype)
     x = F.gelu(x.view(b, n * 16, -1) + second.bias.to(x.dtype))
     return x.view(b, n, 16, -1)
+
+
+def scale_logits(state: dict[str, Tensor], factor: float) -> dict[str, Tensor]:
+    """The same model, its mask logits times `factor`; masks, predicted IoU and the use of mask prompts stay the same.
+
+    A small model is unsure, its logits small, and SAM's stability score (offset 1 in logits) would be low everywhere;
+    the factor gives that score its usual range. Folded into the last layers of the hypernetworks, and out of the first
+    layer that reads mask prompts.
+    """
+    last = [".layers.2.weight", ".layers.2.bias"]
+    up = {f"mask_decoder.output_hypernetworks_mlps.{i}{name}" for i in range(4) for name in last}
+    down = "prompt_encoder.mask_downscaling.0.weight"
+    assert up <= state.keys() and down in state
+    return {k: v * factor if k in up else v / factor if k == down else v for k, v in state.items()}

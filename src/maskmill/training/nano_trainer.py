@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from maskmill.sam.build import build_sam, load_config
 from maskmill.sam.sam import Sam
 from maskmill.training import nano_loss
-from maskmill.training.nano_model import decode, embed_prompts, encode, initialise
+from maskmill.training.nano_model import decode, embed_prompts, encode, initialise, scale_logits
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,13 @@ class TrainConfig:
     fade: int = 1000  # steps from balanced cross-entropy to focal loss
     second: float = 0.35  # share of steps with a second click
     average: float = 0.998
-    photo_share: float = 0.4
-    region_share: float = 0.1
-    crowd_share: float = 0.12
+    photo_share: float = 0.42
+    region_share: float = 0.16
+    crowd_share: float = 0.16
     chunks: int = 80
     crowd_chunks: int = 20
     scene_size: int = 384
+    logit_scale: float = 4.0  # at export
     seed: int = 0
     muon: bool = True
 
@@ -173,7 +174,8 @@ class Trainer:
         }
         torch.save(state, out / "checkpoint.partial")
         os.replace(out / "checkpoint.partial", out / "checkpoint.pt")
-        half = {k: v.half().contiguous() for k, v in self.average.items()}
+        sharp = scale_logits(self.average, self.cfg.logit_scale)
+        half = {k: v.half().contiguous() for k, v in sharp.items()}
         save_file(half, out / "nano.partial")
         (out / "nano.partial").chmod(0o644)
         os.replace(out / "nano.partial", out / "nano.safetensors")

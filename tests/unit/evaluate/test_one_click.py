@@ -64,5 +64,6 @@ def test_crowds_and_empty_masks_are_left_out(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", masks, [0, 0, 1])
     ((image, kept),) = one_click.read_masks(tmp_path / "a.tar")
     assert image.shape == (30, 40, 3) and len(kept) == 1 and np.array_equal(kept[0], masks[0])
+    assert list(one_click.read_masks(tmp_path / "a.tar", smallest=101)) == []
     with pytest.raises(UserError, match="is not a file"):
         next(one_click.read_masks(tmp_path / "b.tar"))

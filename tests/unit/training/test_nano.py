@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from maskmill.errors import UserError
 from maskmill.sam.build import build_sam, load_config
 from maskmill.training import nano, nano_loss
-from maskmill.training.nano_model import decode, embed_prompts, encode, initialise
+from maskmill.training.nano_model import decode, embed_prompts, encode, initialise, scale_logits
 from maskmill.training.nano_trainer import Phase, TrainConfig, Trainer
 from maskmill.training.photos import read_tar
 from maskmill.training.pool import Packed, click, random_view
@@ -127,6 +127,20 @@ def test_training_resumes_and_exports_official_names(tmp_path: Path) -> None:
     model.load_state_dict(weights, strict=True)
     assert {v.dtype for v in weights.values()} == {torch.float16}
     assert not list(tmp_path.glob("*.partial"))
+
+
+@torch.no_grad()
+def test_scaled_logits_leave_masks_scores_and_mask_prompts_alone(model: torch.nn.Module) -> None:
+    sharp = build_sam(load_config("nano"))
+    sharp.load_state_dict(scale_logits(model.state_dict(), 4.0))
+    embedding = torch.randn(1, 128, 24, 24)
+    tokens = embed_prompts(model, torch.rand(2, 2, 2) * 384, torch.tensor([[1, -1], [0, -1]]), 384)[None]
+    logits, iou = decode(model, embedding, tokens, None)
+    scaled, same = decode(sharp, embedding, tokens, None)
+    assert torch.allclose(scaled, 4 * logits, atol=1e-4) and torch.allclose(same, iou)
+    again = decode(model, embedding, tokens, logits[0, :, :1])
+    fed = decode(sharp, embedding, tokens, scaled[0, :, :1])
+    assert torch.allclose(fed[0], 4 * again[0], atol=1e-3) and torch.allclose(fed[1], again[1], atol=1e-4)
 
 
 def test_a_log_line_is_json(tmp_path: Path) -> None:
