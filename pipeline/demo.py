@@ -8,11 +8,13 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import skimage.data
 from PIL import Image
 
 from maskmill.training.photos import free_pictures
 from maskmill.training.scenes import Textures, layered_scene
 
+PHOTOS = ("coins", "cat", "coffee", "rocket", "astronaut", "camera")  # free pictures inside scikit-image's wheel
 SIZES = ((640, 480), (480, 640), (600, 600), (640, 400))  # (width, height)
 
 
@@ -20,12 +22,17 @@ def demo_images(count: int, seed: int = 7) -> dict[str, np.ndarray]:
     """`count` pictures: scikit-image's free photographs first, then drawn scenes."""
     rng = np.random.default_rng(seed)
     photos = free_pictures()
-    images = {f"photo-{i:02d}": shrink(photo) for i, photo in enumerate(photos[: count // 2])}
+    images = {name: shrink(to_rgb(getattr(skimage.data, name)())) for name in PHOTOS[: count // 2]}
     for i in range(count - len(images)):
         width, height = SIZES[i % len(SIZES)]
         scene = layered_scene(rng, Textures(photos), max(width, height)).image
         images[f"scene-{i:02d}"] = scene[:height, :width]
     return images
+
+
+def to_rgb(photo: np.ndarray) -> np.ndarray:
+    """Grey becomes three equal channels."""
+    return np.repeat(photo[..., None], 3, axis=2) if photo.ndim == 2 else photo[..., :3]
 
 
 def shrink(photo: np.ndarray) -> np.ndarray:
@@ -53,7 +60,7 @@ def pack(images: dict[str, np.ndarray], folder: Path, per_shard: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo-out"))
-    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--images", type=int, default=12)
     args = parser.parse_args()
     shards, build = args.out / "shards", args.out / "masks"
     if not shards.exists():
