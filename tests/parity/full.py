@@ -24,7 +24,7 @@ from tests.parity.official import SamAutomaticMaskGenerator
 from tests.parity.pair import Pair, nano_pair, nano_thresholds, random_pair
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "default 32x32": {},
+    "default": {},
     "crop_n_layers=1": {"crop_n_layers": 1},
     "crop_n_layers=2 factor 2": {"crop_n_layers": 2, "crop_n_points_downscale_factor": 2},
     "min_mask_region_area=100": {"min_mask_region_area": 100},
@@ -33,13 +33,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
 RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "parity.json"
 
 
-def compare_settings(pair: Pair, images: dict[str, Any], settings: list[str], result: Path) -> dict[str, Any]:
+def compare_settings(
+    pair: Pair, images: dict[str, Any], settings: list[str], side: int, result: Path
+) -> dict[str, Any]:
     """Every image in every setting; the result file grows with each image."""
     totals: dict[str, Any] = {}
     for setting in settings:
         total, seconds = Comparison(), [0.0, 0.0]
         for done, (name, image) in enumerate(images.items(), start=1):
-            args = {"output_mode": "coco_rle", **nano_thresholds(), **SETTINGS[setting]}
+            args = {"output_mode": "coco_rle", "points_per_side": side, **nano_thresholds(), **SETTINGS[setting]}
             begun = time.perf_counter()
             theirs = SamAutomaticMaskGenerator(pair.official, **args).generate(image)
             between = time.perf_counter()
@@ -65,6 +67,7 @@ def vit_b_encoder_gap() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--setting", action="append", choices=SETTINGS, help="only this one; may be repeated")
+    parser.add_argument("--points-per-side", type=int, default=32, help="a smaller grid takes less time")
     parser.add_argument("--photos", action="store_true", help="scikit-image's photographs too")
     parser.add_argument("--no-vit-b", action="store_true", help="leave out the ViT-B encoder (needs 10 GB)")
     parser.add_argument("--result", type=Path, default=RESULT)
@@ -72,7 +75,7 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     images = {**rendered(), **(photos() if args.photos else {})}
-    totals = compare_settings(nano_pair(), images, args.setting or list(SETTINGS), args.result)
+    totals = compare_settings(nano_pair(), images, args.setting or list(SETTINGS), args.points_per_side, args.result)
     print(f"{'setting':26} images  masks official / ours  equal RLE  max score difference")
     for setting, t in totals.items():
         masks = f"{t['official']} / {t['ours']}"
