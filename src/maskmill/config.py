@@ -53,6 +53,8 @@ class GenerateConfig:
         at_least("generate", self, {"points_per_batch": 1, "crop_n_layers": 0, "crop_n_points_downscale_factor": 1})
         at_least("generate", self, {"threads": 1, "floor_pred_iou": 0.0, "floor_stability": 0.0})
         at_least("generate", self, {"crop_edge_tolerance": 0.0, "max_image_mpx": 0.0})
+        if self.max_image_mpx > 536:  # 2**29 pixels: beyond, pycocotools' rleToString overruns its buffer
+            raise UserError(f"generate.max_image_mpx is {self.max_image_mpx:g}: COCO's RLE code holds at most 536 Mpx")
         if self.points_per_side is not None:
             at_least("generate", self, {"points_per_side": 1})
         if self.point_grids is not None and len(self.point_grids) != self.crop_n_layers + 1:

@@ -28,15 +28,20 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+def write_synced(path: Path, data: bytes) -> None:
+    """Write, and wait until the bytes are on the disk."""
+    with path.open("wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Create or replace `path` at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = temporary(path)
     try:
-        with tmp.open("wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
+        write_synced(tmp, data)
         tmp.rename(path)
     finally:
         tmp.unlink(missing_ok=True)
@@ -51,10 +56,7 @@ def create_if_absent(path: Path, data: bytes) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = temporary(path)
     try:
-        with tmp.open("wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
+        write_synced(tmp, data)
         try:
             os.link(tmp, path)
         except FileExistsError:
