@@ -13,7 +13,7 @@ import click
 from maskmill import __version__
 from maskmill.errors import UserError
 
-DONE, FAILED, BAD_INPUT, RESUMABLE = 0, 1, 2, 75
+FAILED, BAD_INPUT, RESUMABLE = 1, 2, 75
 
 
 class Commands(click.Group):
@@ -52,6 +52,7 @@ def main(debug: bool) -> None:
       maskmill generate photos/ --out masks/           masks for a folder of photos
       maskmill status masks/                           how far it is
       maskmill verify masks/                           check every promise of a finished build
+      maskmill retry masks/                            do what was quarantined again
     """
 
 
@@ -73,7 +74,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @main.command()
 @click.argument("images")
-@click.option("--out", required=True, metavar="BUILD", help="The folder to write.")
+@click.option("--out", required=True, metavar="BUILD", help="The folder to write: local, s3:// or gs://.")
 @recipe_options
 @click.option("--engine", type=click.Choice(["ray", "local"]), default="ray", show_default=True)
 @click.option("--no-candidates", is_flag=True, help="Store the masks only: smaller, but no later filter rerun.")
@@ -106,67 +107,31 @@ def generate(
       maskmill generate photos/ --out masks/ --set generate.points_per_side=16 --set run.actors=2
     """
     from maskmill.config import resolve
+    from maskmill.pipeline import drive
     from maskmill.pipeline.recipe import Recipe
     from maskmill.sam.build import checkpoint_sha256
 
-    signal.signal(signal.SIGTERM, interrupt)
+    stop_resumable()
     cfg = resolve(model, checkpoint, config, filter_name, assignments)
     sha256 = checkpoint_sha256(cfg.model.name, cfg.model.checkpoint)
     check_device(device, here=engine == "local")
-    name = Path(filter_name or "default").stem
-    recipe = Recipe(cfg, sha256, images, name, candidates=not no_candidates)
-    sys.exit(run_generate(recipe, Path(out), engine, device, append, quiet))
+    recipe = Recipe(cfg, sha256, images, Path(filter_name or "default").stem, candidates=not no_candidates)
+    sys.exit(drive.generate(recipe, out, drive.make_engine(engine, cfg.run, debugging()), device, append, quiet))
 
 
-def run_generate(recipe: Any, out: Path, engine: str, device: str | None, append: bool, quiet: bool) -> int:
-    """Plan, run, close, summarise. Returns the exit code."""
-    from maskmill.pipeline.engines import Engine
-    from maskmill.pipeline.engines.local import LocalEngine
-    from maskmill.pipeline.generate import close_build, open_build, run_pending
-    from maskmill.pipeline.preview import write_preview
-    from maskmill.pipeline.progress import ProgressReporter
-    from maskmill.pipeline.status import read_status
-    from maskmill.pipeline.summary import summary
+def stop_resumable() -> None:
+    """Before and after the run itself, which drains, a signal ends the command at once, as Ctrl-C does: with 75."""
 
-    opened = open_build(recipe, out, append)
-    if not opened.pending:
-        close_build(opened)
-        click.echo(f"{out} is finished: {len(opened.plan)} units; nothing to do")
-        return DONE
-    runner: Engine
-    if engine == "local":
-        runner = LocalEngine()
-    else:
-        from maskmill.pipeline.engines.ray import RayEngine
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
 
-        runner = RayEngine(recipe.config.run)
-    say(quiet, f"{len(opened.pending)} of {len(opened.plan)} units to do, with {recipe.model_id}, engine {engine}")
-    errors = []
-    with ProgressReporter(out, read_status(out).images, quiet):
-        for receipt in run_pending(opened, recipe, runner, device):
-            if receipt.error:
-                errors.append(f"unit {receipt.unit}: {receipt.error}")
-    done = close_build(opened)
-    if not quiet:
-        for line in summary(out):
-            click.echo(line)
-        click.echo(f"{'picture':<11} {write_preview(out) or 'none: no image has a mask'}")
-    if done:
-        return DONE
-    for error in errors[:10]:
-        click.echo(f"maskmill: {error}", err=True)
-    left = read_status(out)
-    click.echo(
-        f"maskmill: {len(left.pending)} of {left.units} units failed (first: {left.pending[0]}); their traces are in "
-        f"{out / 'attempts'}; the same command tries them again",
-        err=True,
-    )
-    return FAILED
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, interrupt)
 
 
-def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM ends the run as Ctrl-C does: committed units stay, the rest is done next time."""
-    raise KeyboardInterrupt
+def debugging() -> bool:
+    """Whether --debug was given: the local engine then works in this process, where a debugger can follow it."""
+    return bool(click.get_current_context().find_root().params.get("debug"))
 
 
 def check_device(device: str | None, here: bool) -> None:
@@ -181,12 +146,6 @@ def check_device(device: str | None, here: bool) -> None:
         raise UserError(f"--device {device!r} is no device: expected cpu, cuda or cuda:N") from e
     if here and kind == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device {device!r}: torch finds no CUDA GPU here; leave --device out to use the CPU")
-
-
-def say(quiet: bool, words: str) -> None:
-    """A line for the log."""
-    if not quiet:
-        click.echo(words, err=True)
 
 
 @main.command()
@@ -217,24 +176,26 @@ def plan(
 
 
 @main.command()
-@click.argument("build", type=click.Path(path_type=Path))
-def status(build: Path) -> None:
-    """How far a build is, from its files alone.
+@click.argument("build")
+@click.option("--remaining", is_flag=True, help="List every unit that is still to do.")
+def status(build: str, remaining: bool) -> None:
+    """How far a build is, from its files alone: also while it runs, and after the cluster is gone.
 
     \b
-    Example:
+    Examples:
       maskmill status masks/
+      maskmill status s3://bucket/masks --remaining
     """
     from maskmill.pipeline.summary import summary
 
-    for line in summary(build):
+    for line in summary(build, remaining):
         click.echo(line)
 
 
 @main.command()
-@click.argument("build", type=click.Path(path_type=Path))
+@click.argument("build")
 @click.option("--quick", is_flag=True, help="Skip hashing the files and walking the sources.")
-def verify(build: Path, quick: bool) -> None:
+def verify(build: str, quick: bool) -> None:
     """Check every promise of a build; exit 1 and one line for each break.
 
     \b
@@ -251,6 +212,60 @@ def verify(build: Path, quick: bool) -> None:
         click.echo(f"maskmill: {build} breaks {problems} promise{'s' if problems > 1 else ''}", err=True)
         sys.exit(FAILED)
     click.echo(f"{build}: every promise holds{' (quick: no hashes, no source walk)' if quick else ''}")
+
+
+@main.command()
+@click.argument("build")
+@click.option("--checkpoint", metavar="FILE", help="Where the build's weights lie now. Default: where they were.")
+@click.option("--set", "assignments", multiple=True, metavar="run.key=value", help="Change one key of run.")
+@click.option("--device", metavar="D", help="cpu, cuda, cuda:1 ... Default: a GPU where there is one.")
+@click.option("--engine", type=click.Choice(["ray", "local"]), default="ray", show_default=True)
+@click.option("--quiet", is_flag=True, help="No progress.")
+def retry(
+    build: str, checkpoint: str | None, assignments: tuple[str, ...], device: str | None, engine: str, quiet: bool
+) -> None:
+    """Do only the quarantined images again, and say what changed. The good rows stay as they are.
+
+    \b
+    Examples:
+      maskmill retry masks/
+      maskmill retry masks/ --set run.image_timeout_s=7200
+    """
+    from maskmill.config import parse_set
+    from maskmill.pipeline import drive
+    from maskmill.pipeline.retry import recipe_of
+    from maskmill.storage.build import Build
+
+    stop_resumable()
+    tree = parse_set(assignments)
+    if foreign := tree.keys() - {"run"}:
+        raise UserError(f"--set {sorted(foreign)[0]}...: a build keeps its recipe; only run.* may be changed")
+    check_device(device, here=engine == "local")
+    made = Build(build)
+    recipe = recipe_of(made, tree.get("run", {}), checkpoint)
+    runner = drive.make_engine(engine, recipe.config.run, debugging())
+    sys.exit(drive.retry(recipe, made.path, runner, device, quiet))
+
+
+@main.command()
+@click.argument("build")
+@click.option("--dry-run", is_flag=True, help="Only name the files.")
+def gc(build: str, dry_run: bool) -> None:
+    """Remove files that no manifest names: what killed attempts left of units that were committed later.
+
+    Files of units that are not committed yet are never touched: an attempt may be writing them.
+
+    \b
+    Example:
+      maskmill gc masks/ --dry-run
+    """
+    from maskmill.pipeline import drive
+    from maskmill.storage.build import Build
+
+    found = drive.gc(Build(build).path, dry_run)
+    for name in found:
+        click.echo(name)
+    click.echo(f"{len(found)} files {'would be removed' if dry_run else 'removed'}")
 
 
 @main.command()

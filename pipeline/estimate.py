@@ -10,7 +10,8 @@ from maskmill.config import Config
 from maskmill.errors import UserError
 from maskmill.generate.grids import crop_plan
 from maskmill.pipeline.plan import Unit, make_units
-from maskmill.pipeline.unit import Job, SamSegmenter
+from maskmill.pipeline.unit import Job
+from maskmill.pipeline.worker import SamSegmenter
 from maskmill.sam.build import checkpoint_sha256
 from maskmill.storage.pixels import decode_image
 from maskmill.storage.sources import read_items, scan
@@ -26,7 +27,9 @@ def estimate(images: str, cfg: Config, device: str | None) -> Iterator[str]:
     yield f"images      {'unknown (remote tars are counted as they are read)' if total is None else total}"
     yield f"input       {found.kind}, {len(found.shards)} shards, {size / 1e9:.3f} GB"
     yield f"units       {len(units)} of at most {cfg.run.unit_size} images"
-    job = Job("", cfg, cfg.model.name, checkpoint_sha256(cfg.model.name, cfg.model.checkpoint), "default", device, True)
+    job = Job(
+        "", "", cfg, cfg.model.name, checkpoint_sha256(cfg.model.name, cfg.model.checkpoint), "default", device, True
+    )
     sample = first_image(units, cfg)
     if sample is None:
         yield "estimate    none: no image among the first can be read"

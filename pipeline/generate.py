@@ -1,17 +1,18 @@
-"""The main job: plan, run what is pending, close the build."""
+"""Begin or continue a build, and close it."""
 
-import os
-from collections.abc import Callable, Iterator
+import time
+import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from maskmill.config import Config
+from upath import UPath
+
 from maskmill.errors import UserError
-from maskmill.pipeline.engines import Engine
+from maskmill.pipeline.attempts import read_attempts
 from maskmill.pipeline.plan import Changes, Unit, compare, make_units, read_plan, write_plan
 from maskmill.pipeline.recipe import Recipe, check_recipe, write_recipe
-from maskmill.pipeline.unit import Job, Receipt
-from maskmill.storage.files import create_if_absent, to_json
+from maskmill.pipeline.unit import Job
+from maskmill.storage.files import at, check_writable, create_if_absent, files_in, is_local, relative, remove, to_json
 from maskmill.storage.ledger import Ledger
 from maskmill.storage.sources import scan
 
@@ -20,51 +21,42 @@ from maskmill.storage.sources import scan
 class Opened:
     """A build that is ready to run."""
 
-    build: Path
+    build: UPath
     plan: list[Unit]
     pending: list[Unit]  # largest first, so that no straggler ends the run
 
 
-def open_build(recipe: Recipe, out: Path, append: bool) -> Opened:
+def open_build(recipe: Recipe, out: str | Path | UPath, append: bool) -> Opened:
     """Begin a build, or continue one after checking that recipe and inputs are the same. Idempotent."""
+    build = at(out)
     images = scan(recipe.inputs)
-    check_writable(out)
-    if (out / "build.json").exists():
-        check_recipe(out, recipe)
-        plan = read_plan(out / "plan.parquet")
-        changes = compare(plan, images)
-        check_inputs(out, changes, append)
-        now_at = {shard.name: shard.url for shard in images.shards}
-        plan = [replace(unit, url=now_at[unit.shard]) for unit in plan]  # the same files may have moved
-        if changes.new.shards:
-            plan += make_units(changes.new, recipe.config.run.unit_size, first=len(plan))
-            write_plan(out / "plan.parquet", plan)
-            (out / "_SUCCESS").unlink(missing_ok=True)
-    else:
-        if not (out / "plan.parquet").exists() and any(p for p in out.iterdir() if not p.name.startswith(".")):
-            raise UserError(f"{str(out)!r} is not empty and not a build: give --out a new folder")
-        plan = make_units(images, recipe.config.run.unit_size)
-        write_plan(out / "plan.parquet", plan)
-        write_recipe(out, recipe, images.kind)  # last: with build.json the build exists
-    committed = Ledger(out).newest()
+    check_writable(build)
+    if not (build / "build.json").exists():
+        if not (build / "plan.parquet").exists() and holds_something(build):
+            raise UserError(f"{str(build)!r} is not empty and not a build: give --out a new folder")
+        write_plan(build / "plan.parquet", make_units(images, recipe.config.run.unit_size))
+        write_recipe(build, recipe, images.kind)  # last: with build.json the build exists
+    check_recipe(build, recipe)  # even if it is new: another driver may have begun it at the same moment
+    plan = read_plan(build / "plan.parquet")
+    changes = compare(plan, images)
+    check_inputs(build, changes, append)
+    now_at = {shard.name: shard.url for shard in images.shards}
+    plan = [replace(unit, url=now_at.get(unit.shard, unit.url)) for unit in plan]  # the same files may have moved
+    if changes.new.shards:
+        remove(build / "_SUCCESS")
+        plan += make_units(changes.new, recipe.config.run.unit_size, first=len(plan))
+        write_plan(build / "plan.parquet", plan, replace_old=True)
+    committed = Ledger(build).redos()
     pending = sorted((u for u in plan if u.unit not in committed), key=lambda u: (-u.bytes, u.unit))
-    return Opened(out, plan, pending)
+    return Opened(build, plan, pending)
 
 
-def check_writable(out: Path) -> None:
-    """Find out before the model is loaded."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as e:
-        raise UserError(
-            f"cannot write to --out {str(out)!r}: {e.strerror or e}; give a folder that can be written"
-        ) from e
+def holds_something(build: UPath) -> bool:
+    """Whether there is any file that is not hidden."""
+    return any(not path.name.startswith(".") for path in files_in(build))
 
 
-def check_inputs(out: Path, changes: Changes, append: bool) -> None:
+def check_inputs(out: UPath, changes: Changes, append: bool) -> None:
     """A build goes on with the inputs it was planned from."""
     for what, names in (("changed", changes.changed), ("gone", changes.gone)):
         if names:
@@ -79,59 +71,67 @@ def check_inputs(out: Path, changes: Changes, append: bool) -> None:
         )
 
 
-def run_pending(opened: Opened, recipe: Recipe, engine: Engine, device: str | None) -> Iterator[Receipt]:
-    """Receipts of the pending units."""
-    job = Job(
-        build=str(opened.build.resolve()),
-        config=with_absolute_checkpoint(recipe.config),  # a worker may stand in another folder
+def new_job(recipe: Recipe, build: UPath, device: str | None) -> Job:
+    """What every worker of one run is told. A worker may stand in another folder, so paths are absolute."""
+    path = recipe.config.model.checkpoint
+    model = replace(recipe.config.model, checkpoint=path and str(Path(path).resolve()))
+    return Job(
+        build=str(build.resolve()) if is_local(build) else str(build),
+        run_id=uuid.uuid4().hex[:8],
+        config=replace(recipe.config, model=model),
         model_id=recipe.model_id,
         model_sha256=recipe.model_sha256,
         filter_name=recipe.filter_name,
         device=device,
         candidates=recipe.candidates,
     )
-    yield from engine.run(job, opened.pending)
 
 
-def with_absolute_checkpoint(cfg: Config) -> Config:
-    """The same config, readable from any folder."""
-    path = cfg.model.checkpoint
-    return replace(cfg, model=replace(cfg.model, checkpoint=path and str(Path(path).resolve())))
-
-
-def close_build(opened: Opened) -> bool:
+def close_build(build: str | Path | UPath, plan: list[Unit]) -> bool:
     """If every unit is committed: collect orphans and write _SUCCESS. Whether the build is complete."""
-    ledger = Ledger(opened.build)
-    committed = ledger.newest()
-    if any(u.unit not in committed for u in opened.plan):
+    build = at(build)
+    committed = Ledger(build).redos()
+    if any(u.unit not in committed for u in plan):
         return False
-    if not (opened.build / "_SUCCESS").exists():
-        collect_orphans(opened.build, lambda path: path.unlink(missing_ok=True))
-        create_if_absent(opened.build / "_SUCCESS", to_json({"units": len(opened.plan)}))
+    if not (build / "_SUCCESS").exists():
+        wait_for_others(build)
+        collect_orphans(build)
+        create_if_absent(build / "_SUCCESS", to_json({"units": len(plan)}))
     return True
 
 
-def orphans(build: Path) -> list[Path]:
-    """Data files of committed units that no manifest names, and temporary files beside them."""
+def wait_for_others(build: UPath, most: float = 60.0) -> None:
+    """Attempts of another driver, or of a killed one whose actors still live, may be writing files of committed units.
+    They take them away themselves, or their heartbeats end."""
+    until = time.monotonic() + most
+    while time.monotonic() < until and any(t.alive for t in read_attempts(build)):
+        time.sleep(1)
+
+
+def orphans(build: str | Path | UPath) -> list[UPath]:
+    """Data files of committed units that no valid manifest names, temporary ones too."""
+    build = at(build)
     manifests = Ledger(build).manifests()
-    named = {build / f.path for m in manifests for f in m.files.values()}
+    named = {f.path for m in manifests for f in m.files.values()}
     units = {m.unit for m in manifests}
     found = []
     for folder in ("images", "candidates", "masks"):
-        for path in sorted((build / folder).rglob("*.parquet*")):
+        for path in files_in(build / folder):
             unit = path.name.removeprefix(".").rpartition("-")[0]
-            if unit in units and path not in named:
+            if unit in units and relative(path, build) not in named:
                 found.append(path)
     return found
 
 
-def collect_orphans(build: Path, remove: Callable[[Path], None]) -> int:
-    """Remove every orphan, and the traces of attempts at committed units."""
+def collect_orphans(build: UPath) -> list[UPath]:
+    """Remove every orphan, and what attempts/ holds of committed units and ended runs. Returns the orphans."""
     found = orphans(build)
     for path in found:
         remove(path)
-    committed = Ledger(build).newest()
-    for trace in (build / "attempts").glob("*.json"):
-        if trace.name.rpartition("-")[0] in committed:
-            remove(trace)
-    return len(found)
+    committed = Ledger(build).redos()
+    for path in files_in(build / "attempts"):
+        task = path.name.removeprefix("verdict-").removeprefix(".").rpartition("-")[0]
+        unit, _, redo = task.partition("@")
+        if committed.get(unit, 0) >= int(redo or 1) or path.name.startswith("stop-"):
+            remove(path)
+    return found

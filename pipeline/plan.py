@@ -3,13 +3,13 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from upath import UPath
 
 from maskmill.errors import UserError
-from maskmill.storage.files import write_parquet
+from maskmill.storage.build import read_table
+from maskmill.storage.files import create_if_absent, parquet_bytes, write_bytes
 from maskmill.storage.sources import FileStat, ImageSet, Kind, Shard, count_items
 
 PLAN = pa.schema(
@@ -83,15 +83,19 @@ def version_of(files: Iterable[FileStat]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def write_plan(path: Path, units: Sequence[Unit]) -> None:
-    """plan.parquet, whole or not at all."""
+def write_plan(path: UPath, units: Sequence[Unit], replace_old: bool = False) -> None:
+    """plan.parquet, whole or not at all. Of two drivers that begin a build at once, the first one's plan stays."""
     columns = {name: [getattr(u, name) for u in units] for name in PLAN.names}
-    write_parquet(path, pa.table(columns, schema=PLAN), ["unit"], {})
+    data = parquet_bytes(pa.table(columns, schema=PLAN), ["unit"], {})
+    if replace_old:
+        write_bytes(path, data)
+    else:
+        create_if_absent(path, data)
 
 
-def read_plan(path: Path) -> list[Unit]:
+def read_plan(path: UPath) -> list[Unit]:
     """The frozen plan, by unit."""
-    rows = pq.ParquetFile(path).read().to_pylist()
+    rows = read_table(path).to_pylist()
     return [Unit(**{**row, "keys": None if row["keys"] is None else tuple(row["keys"])}) for row in rows]
 
 

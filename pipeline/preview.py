@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from upath import UPath
 
 from maskmill.pipeline.plan import read_plan
 from maskmill.report.overlay import sheet, side_by_side
 from maskmill.storage.build import Build
-from maskmill.storage.files import write_bytes
+from maskmill.storage.files import at, write_bytes
 from maskmill.storage.ledger import Manifest
 from maskmill.storage.pixels import decode_image
 from maskmill.storage.sources import read_items
@@ -21,8 +22,9 @@ HEIGHT = 240  # pixels of each picture
 WIDTH = 2000  # pixels of a row
 
 
-def write_preview(path: Path, count: int = 8) -> Path | None:
+def write_preview(path: str | Path | UPath, count: int = 8) -> UPath | None:
     """Draw the first `count` images that have masks. None if there is no such image."""
+    path = at(path)
     pictures = list(pictures_of(path, count))
     if not pictures:
         return None
@@ -32,7 +34,7 @@ def write_preview(path: Path, count: int = 8) -> Path | None:
     return path / "preview.jpg"
 
 
-def pictures_of(path: Path, count: int) -> Iterator[np.ndarray]:
+def pictures_of(path: UPath, count: int) -> Iterator[np.ndarray]:
     """`image | overlay` for the first images with masks, in the order of the plan."""
     build = Build(path)
     plan = {unit.unit: unit for unit in read_plan(path / "plan.parquet")}

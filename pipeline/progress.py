@@ -3,23 +3,25 @@
 import sys
 import threading
 import time
-from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from upath import UPath
 
 from maskmill.pipeline.status import Counter
+from maskmill.storage.files import is_local
 
 EVERY = 5.0  # seconds between lines of a log
-LOOK = 0.5  # seconds between looks at the files
+LOOK_LOCAL, LOOK_REMOTE = 0.5, 15.0  # seconds between looks at the files; in an object store each lists the ledger
 
 
 class ProgressReporter:
     """Watches the build's files from a thread, so every engine shows the same."""
 
-    def __init__(self, build: Path, total: int | None, quiet: bool = False) -> None:
+    def __init__(self, build: UPath, total: int | None, quiet: bool = False) -> None:
         self.counter = Counter(build)
+        self.look = LOOK_LOCAL if is_local(build) else LOOK_REMOTE
         self.total = total
         self.quiet = quiet
         self.begun = time.monotonic()
@@ -50,7 +52,7 @@ class ProgressReporter:
     def lines(self) -> None:
         """For logs: a line every few seconds while something happens, fewer while one slow image is at work."""
         shown, last = -1, 0.0
-        while not self.stop.wait(EVERY):
+        while not self.stop.wait(max(EVERY, self.look)):
             images, text = self.text()
             now = time.monotonic() - self.begun
             if images != shown or now - last >= 6 * EVERY:
@@ -62,7 +64,7 @@ class ProgressReporter:
         columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("starting", total=self.total)
-            while not self.stop.wait(LOOK):
+            while not self.stop.wait(self.look):
                 images, text = self.text()
                 progress.update(task, completed=images, description=text)
 

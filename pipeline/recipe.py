@@ -3,10 +3,10 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
+from upath import UPath
 
 from maskmill import __version__
 from maskmill.config import Config, to_tree
@@ -55,7 +55,7 @@ class Recipe:
         }
 
 
-def write_recipe(build: Path, recipe: Recipe, kind: str) -> None:
+def write_recipe(build: UPath, recipe: Recipe, kind: str) -> None:
     """build.json and filters/<name>.yaml of a new build."""
     write_bytes(
         build / "filters" / f"{recipe.filter_name}.yaml",
@@ -64,7 +64,7 @@ def write_recipe(build: Path, recipe: Recipe, kind: str) -> None:
     create_if_absent(build / "build.json", to_json(recipe.to_json(kind)))
 
 
-def check_recipe(build: Path, recipe: Recipe) -> None:
+def check_recipe(build: UPath, recipe: Recipe) -> None:
     """Refuse to continue a build with another recipe, filter or choice of candidates, naming what differs."""
     info = json.loads((build / "build.json").read_bytes())
     if changes := differences(info["recipe"], recipe.fingerprint()):

@@ -1,17 +1,19 @@
 """Where a build stands, from its files alone: works while it runs, and after the cluster is gone."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
-from maskmill.pipeline.attempts import Trace, read_attempts
-from maskmill.pipeline.plan import read_plan
+from upath import UPath
+
+from maskmill.pipeline.attempts import DIED, FAILED, Trace, read_attempts
+from maskmill.pipeline.plan import Unit, read_plan
 from maskmill.storage.build import Build
-from maskmill.storage.ledger import Ledger, Manifest
+from maskmill.storage.ledger import Ledger, Manifest, read_manifests
 from maskmill.storage.schemas import QUARANTINED
 
-STALE = 600.0  # seconds without a breadcrumb: the attempt is taken for dead
+RECENT = 900.0  # seconds over which the rate is taken
 
 
 @dataclass(frozen=True)
@@ -27,19 +29,25 @@ class Status:
     candidates: int
     masks: int
     work_seconds: float
-    running: tuple[Trace, ...]
-    failed: tuple[Trace, ...]
-    pending: tuple[str, ...]
+    rate: float  # images a second, over the last RECENT seconds of committing
+    running: tuple[Trace, ...]  # with a fresh heartbeat
+    failed: tuple[Trace, ...]  # attempts that failed or died, at units that are still to do
+    left: tuple[Unit, ...]  # units without a manifest
     success: bool
 
+    @property
+    def eta(self) -> float | None:
+        """Seconds until all images are done, at the rate of the last quarter of an hour."""
+        return None if self.images is None or not self.rate else (self.images - self.images_done) / self.rate
 
-def read_status(path: Path) -> Status:
+
+def read_status(path: str | Path | UPath) -> Status:
     """From plan, ledger and attempts."""
     build = Build(path)
-    plan = read_plan(path / "plan.parquet")
+    plan = read_plan(build.path / "plan.parquet")
     manifests = build.manifests()
     done = {m.unit for m in manifests}
-    traces = [t for t in read_attempts(path) if t.unit not in done]
+    traces = [t for t in read_attempts(build.path) if t.unit not in done or t.alive]
     counts = [u.count for u in plan]
     return Status(
         units=len(plan),
@@ -51,14 +59,24 @@ def read_status(path: Path) -> Status:
         candidates=sum(m.candidates for m in manifests),
         masks=sum(m.masks for m in manifests),
         work_seconds=sum(m.seconds for m in manifests),
-        running=tuple(t for t in traces if t.state == "running" and time.time() - t.updated < STALE),
-        failed=tuple(t for t in traces if t.state == "failed"),
-        pending=tuple(u.unit for u in plan if u.unit not in done),
-        success=(path / "_SUCCESS").exists(),
+        rate=recent_rate(manifests),
+        running=tuple(t for t in traces if t.alive),
+        failed=tuple(t for t in traces if t.state in (FAILED, DIED)),
+        left=tuple(u for u in plan if u.unit not in done),
+        success=(build.path / "_SUCCESS").exists(),
     )
 
 
-def quarantine(path: Path) -> Iterator[dict[str, str]]:
+def recent_rate(manifests: list[Manifest]) -> float:
+    """Images a second of the units that were committed in the RECENT seconds before the last commit."""
+    ends = [(datetime.fromisoformat(m.finished).timestamp(), m) for m in manifests]
+    last = max((end for end, _ in ends), default=0.0)
+    recent = [(end, m) for end, m in ends if end > last - RECENT]
+    begun = min((max(end - m.seconds, last - RECENT) for end, m in recent), default=last)
+    return sum(m.images for _, m in recent) / max(last - begun, 1.0) if recent else 0.0
+
+
+def quarantine(path: str | Path | UPath) -> Iterator[dict[str, str]]:
     """shard, key and error of the quarantined images; units without any are not opened."""
     build = Build(path)
     for manifest in build.manifests():
@@ -70,16 +88,15 @@ def quarantine(path: Path) -> Iterator[dict[str, str]]:
 class Counter:
     """Live totals for a progress line: manifests are read once each, breadcrumbs at every look."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: UPath) -> None:
         self.path = path
         self.ledger = Ledger(path)
         self.read: dict[str, Manifest] = {}
 
     def look(self) -> tuple[int, int, int]:
         """(images, masks, quarantined) now; images include those of units in work."""
-        for unit, path in self.ledger.newest().items():
-            if unit not in self.read:
-                self.read[unit] = Manifest.read(path)
+        new = {unit: path for unit, path in self.ledger.newest().items() if unit not in self.read}
+        self.read |= {m.unit: m for m in read_manifests(new.values())}
         done = self.read.values()
-        begun = sum(t.images_done for t in read_attempts(self.path) if t.state == "running" and t.unit not in self.read)
+        begun = sum(t.images_done for t in read_attempts(self.path) if t.alive and t.unit not in self.read)
         return sum(m.images for m in done) + begun, sum(m.masks for m in done), sum(m.quarantined for m in done)

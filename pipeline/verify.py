@@ -6,20 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from upath import UPath
 
 from maskmill.pipeline.generate import orphans
 from maskmill.pipeline.plan import Unit, read_plan
-from maskmill.storage.build import Build
-from maskmill.storage.files import sha256_file
+from maskmill.storage.build import Build, read_table
+from maskmill.storage.files import relative, sha256_file
 from maskmill.storage.ledger import Manifest, hash_keys
 from maskmill.storage.schemas import IMAGES, MASKS, QUARANTINED, broken_masks
 from maskmill.storage.sources import image_id, read_items
 
 
-def verify(path: Path, quick: bool) -> Iterator[str]:
+def verify(path: str | Path | UPath, quick: bool) -> Iterator[str]:
     """Every broken promise in one line. `quick` skips hashing and the walk over the sources."""
     build = Build(path)
+    path = build.path
     plan = {unit.unit: unit for unit in read_plan(path / "plan.parquet")}
     manifests = build.manifests()
     committed = {m.unit for m in manifests}
@@ -33,7 +34,7 @@ def verify(path: Path, quick: bool) -> Iterator[str]:
             yield from verify_unit(build, plan[manifest.unit], manifest, ids, quick)
     yield from (f"image_id {i}: stands in images {n} times" for i, n in ids.items() if n > 1)
     if (path / "_SUCCESS").exists():
-        yield from (f"{p.relative_to(path)}: no manifest names it" for p in orphans(path))
+        yield from (f"{relative(p, path)}: no manifest names it (maskmill gc removes it)" for p in orphans(path))
     elif not plan.keys() - committed:
         yield "_SUCCESS is missing though every unit is committed: run generate once more"
 
@@ -43,13 +44,17 @@ def verify_unit(build: Build, unit: Unit, manifest: Manifest, ids: Counter[int],
     tables: dict[str, pa.Table] = {}
     for name, file in manifest.files.items():
         path = build.path / file.path
-        if not path.is_file():
+        if not path.exists():
             yield f"unit {unit.unit}: {file.path} is missing"
             return
         if path.stat().st_size != file.bytes or (not quick and sha256_file(path) != file.sha256):
             yield f"unit {unit.unit}: {file.path} is not the file that was committed"
             return
-        table = tables[name] = pq.ParquetFile(path).read()
+        try:
+            table = tables[name] = read_table(path)
+        except (OSError, pa.ArrowException) as e:
+            yield f"unit {unit.unit}: {file.path} cannot be read: {e}"
+            return
         if not table.schema.remove_metadata().equals(IMAGES if name == "images" else MASKS):
             yield f"unit {unit.unit}: {file.path} has another schema"
             return

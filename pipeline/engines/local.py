@@ -1,16 +1,40 @@
-"""The local engine: every unit in this process, one after another. For tests, debugging and laptops."""
+"""The local engine: one unit after another on this machine, without Ray. For laptops, tests and debugging."""
 
 from collections.abc import Iterator
 
-from maskmill.pipeline.plan import Unit
-from maskmill.pipeline.unit import Job, Receipt, Worker
+from maskmill.pipeline.supervisor import Supervisor
+from maskmill.pipeline.unit import Job, Receipt, Task
 
 
 class LocalEngine:
-    """No Ray, no other process."""
+    """One worker process; with `inside`, the work is done in this process, where a debugger can follow it."""
 
-    def run(self, job: Job, units: list[Unit]) -> Iterator[Receipt]:
-        """Receipts in the order of `units`."""
-        worker = Worker(job)
-        for unit in units:
-            yield worker.run(unit)
+    def __init__(self, inside: bool = False) -> None:
+        self.inside = inside
+
+    def __enter__(self) -> "LocalEngine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def run(self, job: Job, tasks: list[Task]) -> Iterator[Receipt]:
+        """Receipts in the order of `tasks`."""
+        if self.inside:
+            yield from run_inside(job, tasks)
+            return
+        supervisor = Supervisor(job)
+        try:
+            for task in tasks:
+                yield supervisor.run(task)
+        finally:
+            supervisor.close()
+
+
+def run_inside(job: Job, tasks: list[Task]) -> Iterator[Receipt]:
+    """No other process: an image that crashes ends everything."""
+    from maskmill.pipeline.worker import Worker
+
+    worker = Worker(job)
+    for task in tasks:
+        yield worker.run(task, lambda key, done: None)

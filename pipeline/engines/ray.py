@@ -1,35 +1,39 @@
 """The Ray engine: Ray Data over unit descriptors with a pool of actors.
 
-One row = one block = one unit. The actor decodes, segments, writes and commits, and returns a receipt, so no pixel
-and no mask crosses the object store. Ray owns actors, autoscaling, retries and node loss.
+One row = one block = one unit. The actor's worker process decodes, segments, writes and commits, and a receipt comes
+back, so no pixel and no mask crosses the object store. Ray owns actors, autoscaling and the loss of nodes.
 """
 
 import logging
 import os
+import pickle
+import signal
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 import ray
 import ray.data
 
 from maskmill.config import RunConfig
-from maskmill.pipeline.plan import Unit
-from maskmill.pipeline.unit import Job, Receipt, Worker
+from maskmill.pipeline.engines.metrics import Metrics, UnitGauge
+from maskmill.pipeline.supervisor import Supervisor
+from maskmill.pipeline.unit import Job, Receipt, Task
 
 
 class UnitActor:
-    """A worker that lives in an actor: the model is loaded once."""
+    """Supervises a worker process. The process of the actor itself holds no model, and Ray sees no crash of one."""
 
     def __init__(self, job: Job) -> None:
-        self.worker = Worker(job)
+        os.environ.setdefault("MASKMILL_LOG", "INFO")
+        self.supervisor = Supervisor(job)
+        self.metrics = Metrics()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A unit descriptor -> a receipt."""
-        keys = row["keys"]
-        unit = Unit(**{**row, "keys": None if keys is None else tuple(keys)})
-        return asdict(self.worker.run(unit))
+        """A task -> a receipt."""
+        receipt = self.supervisor.run(pickle.loads(row["task"]))
+        self.metrics.count(receipt)
+        return {"receipt": pickle.dumps(receipt)}
 
 
 class RayEngine:
@@ -37,18 +41,18 @@ class RayEngine:
 
     def __init__(self, run: RunConfig) -> None:
         self.config = run
+        self.began_ray = False
 
-    def run(self, job: Job, units: list[Unit]) -> Iterator[Receipt]:
-        """Receipts as units end. A unit whose process died too often has none."""
-        began_ray = connect(self.config)
-        try:
-            yield from self.stream(job, units)
-        finally:
-            if began_ray:
-                ray.shutdown()
+    def __enter__(self) -> "RayEngine":
+        self.began_ray = connect(self.config)
+        return self
 
-    def stream(self, job: Job, units: list[Unit]) -> Iterator[Receipt]:
-        """The Ray Data pipeline."""
+    def __exit__(self, *_: object) -> None:
+        if self.began_ray:
+            ray.shutdown()
+
+    def run(self, job: Job, tasks: list[Task]) -> Iterator[Receipt]:
+        """Receipts as tasks end. A task whose actors died too often has none."""
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.max_errored_blocks = -1  # a unit that kills its actor costs only itself
@@ -56,8 +60,8 @@ class RayEngine:
         context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         cpus, gpus = actor_resources(self.config, job)
-        size = min(len(units), pool_size(self.config, cpus, gpus))
-        rows = [asdict(unit) for unit in units]
+        size = min(len(tasks), pool_size(self.config, cpus, gpus))
+        rows = [{"task": pickle.dumps(task)} for task in tasks]
         with warnings.catch_warnings():
             # Until 2.64 retries of actor tasks have no other public parameter; pyproject.toml pins below it.
             warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
@@ -70,10 +74,15 @@ class RayEngine:
                 num_cpus=cpus,
                 num_gpus=gpus,
                 max_restarts=-1,
-                max_task_retries=self.config.max_retries,  # Ray's own default repeats a crash for ever
+                max_task_retries=self.config.max_retries,  # of a lost actor; Ray's own default repeats for ever
             )
+        gauge, done, failed = UnitGauge(), 0, 0
         for row in dataset.iter_rows():
-            yield Receipt(**row)
+            receipt: Receipt = pickle.loads(row["receipt"])
+            failed += receipt.error is not None
+            done += receipt.error is None and not receipt.deferred
+            gauge.set(done, len(tasks) - done - failed, failed)
+            yield receipt
 
 
 def connect(run: RunConfig) -> bool:
@@ -83,15 +92,19 @@ def connect(run: RunConfig) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's C++ side prints its own bookkeeping to the terminal; its log files keep everything that matters.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
         ray.init(
+            "local",
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=run.object_store_mb << 20,
         )
+    for number, handler in handlers.items():  # Ray puts its own in their place
+        signal.signal(number, handler)
     return True
 
 

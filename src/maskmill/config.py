@@ -85,17 +85,24 @@ class FilterConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How the work is spread. Never changes a row, so it is not in the fingerprint."""
+    """How the work is spread. Never changes a row, so it is not in the fingerprint.
+
+    max_retries: how often an image's process may die, and a unit fail, before it is given up. image_timeout_s: silence
+    of a worker for so long counts as a death. grace_s: how long running units may go on once the run is stopped.
+    """
 
     unit_size: int = 64
     actors: int | None = None
     gpus_per_actor: float | None = None
     cpus_per_actor: float | None = None
     max_retries: int = 2
+    image_timeout_s: float = 1800.0
+    grace_s: float = 20.0
     object_store_mb: int = 256
 
     def __post_init__(self) -> None:
-        at_least("run", self, {"unit_size": 1, "max_retries": 0, "object_store_mb": 80})
+        at_least("run", self, {"unit_size": 1, "max_retries": 0, "object_store_mb": 80, "grace_s": 0})
+        at_least("run", self, {"image_timeout_s": 0.1})
         if self.actors is not None:
             at_least("run", self, {"actors": 1})
 

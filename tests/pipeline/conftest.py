@@ -14,8 +14,10 @@ from PIL import Image, ImageDraw
 from maskmill.config import Config, resolve
 from maskmill.pipeline.engines.local import LocalEngine
 from maskmill.pipeline.engines.ray import RayEngine
-from maskmill.pipeline.generate import close_build, open_build, run_pending
+from maskmill.pipeline.generate import close_build, new_job, open_build
 from maskmill.pipeline.recipe import Recipe
+from maskmill.pipeline.run import run_tasks
+from maskmill.pipeline.unit import Task
 from maskmill.sam.build import checkpoint_sha256
 from maskmill.storage.build import Build
 
@@ -78,7 +80,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
     """One Ray for all tests."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
     yield
     ray.shutdown()
 
@@ -102,10 +104,11 @@ def build(
     """What `maskmill generate` does, without the words."""
     recipe = recipe_for(images, cfg, candidates)
     opened = open_build(recipe, out, append)
-    runner = LocalEngine() if engine == "local" else RayEngine(recipe.config.run)
+    runner = LocalEngine(inside=True) if engine == "local" else RayEngine(recipe.config.run)
     if opened.pending:
-        list(run_pending(opened, recipe, runner, "cpu"))
-    assert close_build(opened), "the build is not complete"
+        job = new_job(recipe, opened.build, "cpu")
+        run_tasks(job, [Task(unit) for unit in opened.pending], runner, print)
+    assert close_build(opened.build, opened.plan), "the build is not complete"
     return Build(out)
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from upath import UPath
 
 from maskmill.errors import UserError
 from maskmill.masks.rle import decode
+from maskmill.storage.files import at
 from maskmill.storage.ledger import Ledger, Manifest
 from maskmill.storage.schemas import IMAGES, MASKS
 
@@ -19,9 +21,9 @@ from maskmill.storage.schemas import IMAGES, MASKS
 class Build:
     """One output directory. Only files that a manifest names are read, so orphans of killed attempts never show."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        if not (self.path / "build.json").is_file():
+    def __init__(self, path: str | Path | UPath) -> None:
+        self.path = at(path)
+        if not (self.path / "build.json").exists():
             raise UserError(f"{str(path)!r} is not a build: it has no build.json (maskmill generate makes one)")
 
     @cached_property
@@ -69,9 +71,15 @@ class Build:
 
     def read_unit(self, manifest: Manifest, table: str) -> pa.Table:
         """One unit's rows of a table."""
-        return pq.ParquetFile(self.path / manifest.files[table].path).read().replace_schema_metadata(None)
+        return read_table(self.path / manifest.files[table].path).replace_schema_metadata(None)
 
     @staticmethod
     def decode(row: Mapping[str, Any]) -> np.ndarray:
         """The bool height x width pixels of one row of masks or candidates."""
         return decode(row["counts"], row["height"], row["width"])
+
+
+def read_table(path: UPath) -> pa.Table:
+    """One Parquet file, footer metadata included."""
+    with path.open("rb") as file:
+        return pq.ParquetFile(file).read()

@@ -8,12 +8,17 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from maskmill.storage.files import create_if_absent, sha256_file, to_json
+from upath import UPath
+
+from maskmill.storage.files import at, create_if_absent, files_in, to_json, write_bytes
 
 NAME = re.compile(r"(?P<unit>.+?)(@(?P<redo>\d+))?\.json")
+
+
+Content = bytes  # DataFile has a field of that name
 
 
 @dataclass(frozen=True)
@@ -26,9 +31,10 @@ class DataFile:
     sha256: str
 
     @classmethod
-    def of(cls, build: Path, path: Path, rows: int) -> "DataFile":
-        """Measure a finished file."""
-        return cls(path.relative_to(build).as_posix(), rows, path.stat().st_size, sha256_file(path))
+    def write(cls, build: UPath, path: str, rows: int, data: Content) -> "DataFile":
+        """Write `data` as build/path, whole and synced."""
+        write_bytes(build / path, data)
+        return cls(path, rows, len(data), hashlib.sha256(data).hexdigest())
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Manifest:
     finished: str  # UTC, ISO 8601
 
     @classmethod
-    def read(cls, path: Path) -> "Manifest":
+    def read(cls, path: UPath) -> "Manifest":
         """From its file."""
         tree = json.loads(path.read_bytes())
         return cls(**{**tree, "files": {name: DataFile(**file) for name, file in tree["files"].items()}})
@@ -60,32 +66,44 @@ def hash_keys(keys: Iterable[str]) -> str:
     return hashlib.sha256("".join(f"{key}\n" for key in keys).encode()).hexdigest()
 
 
+def file_name(unit: str, redo: int = 1) -> str:
+    """`000003.json`, then `000003@2.json` ..."""
+    return f"{unit}.json" if redo == 1 else f"{unit}@{redo}.json"
+
+
 class Ledger:
     """The manifests of one kind in `BUILD/ledger/<name>`."""
 
-    def __init__(self, build: Path, name: str = "images") -> None:
-        self.folder = build / "ledger" / name
+    def __init__(self, build: UPath, name: str = "images") -> None:
+        self.folder = at(build) / "ledger" / name
 
-    def newest(self) -> dict[str, Path]:
-        """unit -> the file of its highest redo, from one listing; no file is opened."""
-        best: dict[str, tuple[int, Path]] = {}
-        for path in self.folder.glob("*.json") if self.folder.is_dir() else ():
+    def redos(self) -> dict[str, int]:
+        """unit -> the number of its highest redo (1: done once), from one listing; no file is opened."""
+        best: dict[str, int] = {}
+        for path in files_in(self.folder):
             match = NAME.fullmatch(path.name)
-            if match is None or path.name.startswith("."):
-                continue
-            redo = int(match["redo"] or 1)
-            if redo > best.get(match["unit"], (0, path))[0]:
-                best[match["unit"]] = (redo, path)
-        return {unit: path for unit, (_, path) in sorted(best.items())}
+            if match is not None and not path.name.startswith("."):
+                best[match["unit"]] = max(int(match["redo"] or 1), best.get(match["unit"], 1))
+        return dict(sorted(best.items()))
+
+    def newest(self) -> dict[str, UPath]:
+        """unit -> the file of its highest redo."""
+        return {unit: self.folder / file_name(unit, redo) for unit, redo in self.redos().items()}
 
     def manifests(self) -> list[Manifest]:
         """The valid manifest of every committed unit, by unit."""
-        return [Manifest.read(path) for path in self.newest().values()]
+        return read_manifests(self.newest().values())
 
-    def is_committed(self, unit: str) -> bool:
-        """Whether any manifest of the unit exists."""
-        return (self.folder / f"{unit}.json").exists()
+    def is_committed(self, unit: str, redo: int = 1) -> bool:
+        """Whether this manifest of the unit exists."""
+        return (self.folder / file_name(unit, redo)).exists()
 
-    def commit(self, manifest: Manifest) -> bool:
+    def commit(self, manifest: Manifest, redo: int = 1) -> bool:
         """Commit the unit. False if another attempt was first: its files count, this attempt's are orphans."""
-        return create_if_absent(self.folder / f"{manifest.unit}.json", to_json(asdict(manifest)))
+        return create_if_absent(self.folder / file_name(manifest.unit, redo), to_json(asdict(manifest)))
+
+
+def read_manifests(paths: Iterable[UPath]) -> list[Manifest]:
+    """In the order of `paths`; remote ones are read by many threads at once."""
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(Manifest.read, paths))

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import IO, Any, Literal
 
-import fsspec
-
 from maskmill.errors import UserError
+from maskmill.storage.remote import filesystem, first_line, named
 from maskmill.storage.walk import walk
 
 _BLOCK = 4 << 20  # bytes that a remote file reads ahead
@@ -58,8 +57,9 @@ def open_file(url: str) -> IO[bytes]:
     """A seekable binary file. A remote one is read ahead by a few MiB, never held whole."""
     if (path := local_path(url)) is not None:
         return open(path, "rb")
-    fs, remote = fsspec.url_to_fs(url)
-    file: IO[bytes] = fs.open(remote, "rb", block_size=_BLOCK)
+    fs, remote = filesystem(url)
+    with named(url):
+        file: IO[bytes] = fs.open(remote, "rb", block_size=_BLOCK)
     if getattr(file, "size", 0) is None:
         file.close()
         raise UserError(f"{url}: the server does not tell the file's size, so it cannot be read in parts: copy it here")
@@ -77,7 +77,7 @@ def stat(url: str) -> FileStat | Literal["folder"] | None:
             raise UserError(f"{url}: cannot be looked at ({e.strerror}): check the name and its permissions") from e
         return "folder" if mode_bits.S_ISDIR(found.st_mode) else _local_stat("", found)
     with _one_line(url):
-        fs, remote = fsspec.url_to_fs(url)
+        fs, remote = filesystem(url)
         fs.invalidate_cache()
         try:
             info = fs.info(remote)
@@ -96,12 +96,13 @@ def list_folder(url: str, depth: int | None = None) -> list[FileStat]:
         found = [_local_stat(os.fsencode(n).decode("utf-8", "backslashreplace"), s) for n, s in walk(path, depth)]
     else:
         with _one_line(url):
-            fs, remote = fsspec.url_to_fs(url)
+            fs, remote = filesystem(url)
             fs.invalidate_cache()
             infos: dict[str, dict[str, Any]] = fs.find(remote, maxdepth=depth, withdirs=False, detail=True)
             root = remote.rstrip("/")
             found = [_remote_stat(name.removeprefix(root).lstrip("/"), info) for name, info in infos.items()]
-        found = [f for f in found if f.key and not f.key.startswith(".") and "/." not in f.key]
+        # a key with a slash at its end is what S3's console makes for an empty folder
+        found = [f for f in found if f.key and f.key[-1] != "/" and f.key[0] != "." and "/." not in f.key]
     return sorted(found, key=lambda f: f.key)
 
 
@@ -126,15 +127,8 @@ def _one_line(url: str) -> Iterator[None]:
     """Whatever a remote file system raises, as one line."""
     try:
         yield
-    except ImportError as e:
-        scheme = url.split("://")[0]
-        extra = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}.get(scheme)
-        mend = f"pip install 'maskmill[{extra}]'" if extra else "install the package that the message names"
-        raise UserError(f"{url}: {scheme}:// needs another package ({_first_line(e)}): {mend}") from e
+    except UserError:
+        raise
     except Exception as e:
-        words = _first_line(e)
+        words = first_line(e)
         raise UserError(f"{url}: cannot be listed ({words}): check the address, network and credentials") from e
-
-
-def _first_line(e: Exception) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0][:300]

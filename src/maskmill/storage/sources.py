@@ -4,13 +4,12 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
-import fsspec
-
 from maskmill.errors import UserError
-from maskmill.storage import listing, patterns
+from maskmill.storage import listing, patterns, remote
 from maskmill.storage.items import IMAGE_EXTENSIONS, Item, extension
 from maskmill.storage.listing import FileStat
 from maskmill.storage.parquet_images import count_parquet, read_parquet
@@ -161,7 +160,7 @@ def read_items(
             raise ValueError("read_items: a folder needs keys")
         yield from _read_local(url, keys) if listing.local_path(url) is not None else _read_remote(url, keys)
         return
-    with listing.open_file(url) as file:
+    with listing.open_file(url) as file, nullcontext() if listing.local_path(url) is not None else remote.named(url):
         yield from read_tar(file, start, count) if kind == "tar" else read_parquet(file, url, start, count)
 
 
@@ -180,13 +179,23 @@ def _read_local(url: str, keys: Sequence[str]) -> Iterator[Item]:
         yield item
 
 
+# What S3 says of the caller or of the bucket; every image would meet it, so no image is to blame.
+_NOT_THE_IMAGE = (
+    "AccountProblem", "ExpiredToken", "InvalidAccessKeyId", "InvalidSecurity", "InvalidToken", "NoSuchBucket",
+    "NotSignedUp", "RequestTimeTooSkewed", "SignatureDoesNotMatch",
+)  # fmt: skip
+
+
 def _read_remote(url: str, keys: Sequence[str]) -> Iterator[Item]:
-    fs, root = fsspec.url_to_fs(url)
+    fs, root = remote.filesystem(url)
     for key in keys:
+        path = listing.join(root, key)
         try:
-            item = Item(key, fs.cat_file(listing.join(root, key)), None)
-        except (FileNotFoundError, IsADirectoryError):
-            item = Item(key, None, "the file cannot be read: No such file or directory")
-        except PermissionError:
-            item = Item(key, None, "the file cannot be read: Permission denied")
+            with remote.named(listing.join(url, key)):
+                item = Item(key, remote.read_whole(fs, path), None)
+        except (FileNotFoundError, IsADirectoryError, PermissionError) as e:
+            if remote.code(e) in _NOT_THE_IMAGE:
+                raise
+            words = "Permission denied" if isinstance(e, PermissionError) else "No such file or directory"
+            item = Item(key, None, f"the file cannot be read: {words}")
         yield item

@@ -20,7 +20,8 @@ def mask_loss(logits: Tensor, target: Tensor, balanced: float) -> tuple[Tensor, 
     rest = (1 - y).sum(-1)
     inside, outside = (ce * y).sum(-1) / area.clamp(min=1), (ce * (1 - y)).sum(-1) / rest.clamp(min=1)
     focal = (ce * (p - y).square()).mean(-1)
-    dice = 1 - (2 * (p * y).sum(-1) + 1) / (p.sum(-1) + area + 1)
+    # a constant of 1 would hide masks of a few cells
+    dice = 1 - (2 * (p * y).sum(-1) + 0.1) / (p.sum(-1) + area + 0.1)
     with torch.no_grad():
         a, b = logits > 0, y > 0.5
         iou = (a & b).sum(-1) / (a | b).sum(-1).clamp(min=1)

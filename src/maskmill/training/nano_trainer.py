@@ -29,7 +29,7 @@ class TrainConfig:
     regions of the image alone, `crowd_share` of crowds of small things; the rest is drawn scenes of every kind."""
 
     minutes: float = 90.0
-    phases: tuple[Phase, ...] = (Phase(0.45, 256, 8), Phase(1.0, 384, 6))
+    phases: tuple[Phase, ...] = (Phase(0.36, 256, 8), Phase(1.0, 384, 6))
     prompts: int = 12
     lr: float = 1e-3
     weight_decay: float = 0.05
@@ -38,9 +38,9 @@ class TrainConfig:
     fade: int = 1000  # steps from balanced cross-entropy to focal loss
     second: float = 0.35  # share of steps with a second click
     average: float = 0.998
-    photo_share: float = 0.42
-    region_share: float = 0.16
-    crowd_share: float = 0.16
+    photo_share: float = 0.36
+    region_share: float = 0.30
+    crowd_share: float = 0.14
     chunks: int = 80
     crowd_chunks: int = 20
     scene_size: int = 384

@@ -93,9 +93,9 @@ def superpixels(photo: Photo, scale: float) -> Mask:
     from skimage.segmentation import felzenszwalb
 
     h, w = photo.image.shape[:2]
-    labels = felzenszwalb(photo.image, scale=scale, sigma=0.8, min_size=h * w // 800)
+    labels = felzenszwalb(photo.image, scale=scale, sigma=0.8, min_size=h * w // 5000)
     sizes = np.bincount(labels.ravel())
-    kept = np.nonzero(sizes > h * w // 500)[0]
+    kept = np.nonzero(sizes > h * w // 4000)[0]
     return labels[None] == kept[:, None, None]
 
 

@@ -96,7 +96,7 @@ def read_pool(folder: Path) -> list[Packed]:
 
 
 def pack_photos(photos: Sequence[Photo], folder: Path) -> tuple[list[Packed], list[Packed]]:
-    """The photographs with their human masks, and again with regions of the image alone at three scales.
+    """The photographs with their human masks, and again with regions of the image alone at four scales.
 
     The regions take a second a photograph; `folder` keeps them.
     """
@@ -106,7 +106,7 @@ def pack_photos(photos: Sequence[Photo], folder: Path) -> tuple[list[Packed], li
     for photo in photos:
         path = folder / f"{photo.key}.npy"
         if not path.exists():
-            regions = np.concatenate([superpixels(photo, scale) for scale in (150, 500, 1500)])
+            regions = np.concatenate([superpixels(photo, scale) for scale in (50, 150, 500, 1500)])
             partial = path.with_suffix(".partial")
             with partial.open("wb") as file:
                 np.save(file, np.packbits(regions, axis=-1))
@@ -147,7 +147,7 @@ def random_view(rng: Rng, source: Packed, size: int, prompts: int) -> View | Non
         cut = source.mask(int(index))[y : y + ch, x : x + cw]
         small = cv2.resize(cut * np.uint8(255), (rw // 4, rh // 4), interpolation=cv2.INTER_AREA)
         inside = int((small > 127).sum())
-        if 4 <= inside <= 0.95 * small.size:
+        if 1 <= inside <= 0.95 * small.size:  # single cells too: half of what people outline is tiny
             chosen.append(np.asarray(small[:, mirror], np.float32) / np.float32(255))
         if len(chosen) == prompts:
             break

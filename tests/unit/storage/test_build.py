@@ -9,7 +9,7 @@ import pytest
 
 from maskmill import Build
 from maskmill.errors import UserError
-from maskmill.storage.files import to_json, write_bytes, write_parquet
+from maskmill.storage.files import parquet_bytes, to_json, write_bytes
 from maskmill.storage.ledger import DataFile
 from maskmill.storage.schemas import IMAGES, MASKS, mask_rows
 from tests.unit.storage.test_ledger import MANIFEST
@@ -30,9 +30,8 @@ def commit(root: Path, unit: str, image_id: int, attempt: str = "a", name: str |
     }
     files = {}
     for kind, rows in tables.items():
-        path = root / kind / f"{unit}-{attempt}.parquet"
-        write_parquet(path, rows, ["image_id"], {"unit": unit})
-        files[kind] = DataFile.of(root, path, rows.num_rows)
+        data = parquet_bytes(rows, ["image_id"], {"unit": unit})
+        files[kind] = DataFile.write(root, f"{kind}/{unit}-{attempt}.parquet", rows.num_rows, data)
     manifest = replace(MANIFEST, unit=unit, attempt=attempt, files=files)
     write_bytes(root / "ledger" / "images" / f"{name or unit}.json", to_json(asdict(manifest)))
 

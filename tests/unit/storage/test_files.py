@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from maskmill.storage import files
-from maskmill.storage.files import create_if_absent, sha256_file, to_json, write_bytes, write_parquet
+from maskmill.storage.files import create_if_absent, parquet_bytes, sha256_file, to_json, write_bytes
 
 TABLE = pa.table({"image_id": [3, 1, 2], "shard": ["a", "b", "a"], "n": pa.array([None] * 3, pa.int32())})
 
@@ -52,8 +52,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    for write in (lambda: write_bytes(tmp_path / "x", b"new"), lambda: create_if_absent(tmp_path / "y", b"new"),
-                  lambda: write_parquet(tmp_path / "z", TABLE, ["image_id"], {})):  # fmt: skip
+    for write in (lambda: write_bytes(tmp_path / "x", b"new"), lambda: create_if_absent(tmp_path / "y", b"new")):
         with pytest.raises(OSError, match="No space"):
             write()
     assert [p.name for p in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_bytes() == b"old"
@@ -73,7 +72,7 @@ def test_json_is_stable_and_readable() -> None:
 def test_parquet_is_sorted_and_the_same_bytes(tmp_path: Path) -> None:
     """zstd, sorted whatever the order of arrival, footer metadata, typed nulls; the same rows give the same file."""
     for name, table in (("a", TABLE), ("b", TABLE.take([2, 0, 1])), ("c", pa.concat_tables([TABLE[:1], TABLE[1:]]))):
-        write_parquet(tmp_path / name, table, ["image_id"], {"made": "so"})
+        (tmp_path / name).write_bytes(parquet_bytes(table, ["image_id"], {"made": "so"}))
     assert len({sha256_file(tmp_path / n) for n in "abc"}) == 1
     file = pq.ParquetFile(tmp_path / "a")
     assert file.read().column("image_id").to_pylist() == [1, 2, 3]
@@ -84,11 +83,11 @@ def test_parquet_is_sorted_and_the_same_bytes(tmp_path: Path) -> None:
 
 def test_row_groups(tmp_path: Path) -> None:
     n = files.ROW_GROUP * 2 + 5
-    write_parquet(tmp_path / "a", pa.table({"image_id": range(n)}), ["image_id"], {})
+    (tmp_path / "a").write_bytes(parquet_bytes(pa.table({"image_id": range(n)}), ["image_id"], {}))
     meta = pq.ParquetFile(tmp_path / "a").metadata
     assert [meta.row_group(i).num_rows for i in range(meta.num_row_groups)] == [files.ROW_GROUP, files.ROW_GROUP, 5]
 
 
 def test_empty_table(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "a", TABLE[:0], ["image_id"], {})
+    (tmp_path / "a").write_bytes(parquet_bytes(TABLE[:0], ["image_id"], {}))
     assert pq.ParquetFile(tmp_path / "a").read().schema.names == TABLE.schema.names

@@ -87,7 +87,6 @@ def test_hash_keys_tells_order_and_boundaries() -> None:
 
 
 def test_data_file_is_measured(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "x").write_bytes(b"abc")
-    got = DataFile.of(tmp_path, tmp_path / "images" / "x", rows=4)
+    got = DataFile.write(tmp_path, "images/x", 4, b"abc")
     assert got == DataFile("images/x", 4, 3, hashlib.sha256(b"abc").hexdigest())
+    assert (tmp_path / "images" / "x").read_bytes() == b"abc"

@@ -1,0 +1,122 @@
+"""`generate` and `retry` as a user meets them: progress, words and exit codes around the run."""
+
+from collections.abc import Callable
+
+import click
+from upath import UPath
+
+from maskmill.config import RunConfig
+from maskmill.pipeline.attempts import read_attempts
+from maskmill.pipeline.engines import Engine
+from maskmill.pipeline.engines.local import LocalEngine
+from maskmill.pipeline.generate import Opened, close_build, collect_orphans, new_job, open_build, orphans
+from maskmill.pipeline.plan import Unit, read_plan
+from maskmill.pipeline.preview import write_preview
+from maskmill.pipeline.progress import ProgressReporter
+from maskmill.pipeline.recipe import Recipe
+from maskmill.pipeline.retry import changes, masks_of, quarantined_now, retry_tasks
+from maskmill.pipeline.run import Outcome, run_tasks
+from maskmill.pipeline.status import read_status
+from maskmill.pipeline.summary import summary
+from maskmill.pipeline.unit import Job, Task
+from maskmill.storage.files import relative, remove
+
+DONE, FAILED, BAD_INPUT, RESUMABLE = 0, 1, 2, 75
+Tell = Callable[[str], None]
+
+
+def make_engine(name: str, run: RunConfig, inside: bool) -> Engine:
+    """`ray` or `local`. Ray is imported only where it is used."""
+    if name == "local":
+        return LocalEngine(inside)
+    from maskmill.pipeline.engines.ray import RayEngine
+
+    return RayEngine(run)
+
+
+def generate(recipe: Recipe, out: str, engine: Engine, device: str | None, append: bool, quiet: bool) -> int:
+    """Plan, run, close, summarise. Returns the exit code."""
+    tell = teller(quiet)
+    opened = open_build(recipe, out, append)
+    build = opened.build
+    if not opened.pending:
+        close_build(build, opened.plan)
+        click.echo(f"{build} is finished: {len(opened.plan)} units; nothing to do")
+        return DONE
+    job = new_job(recipe, build, device)
+    tasks = [Task(unit) for unit in beside_others(opened, tell)]
+    tell(f"{len(tasks)} of {len(opened.plan)} units to do, with {recipe.model_id}")
+    with ProgressReporter(build, read_status(build).images, quiet):
+        outcome = run_tasks(job, tasks, engine, tell)
+    code = finish(build, opened.plan, outcome)
+    if not quiet:
+        for line in summary(build):
+            click.echo(line)
+        if code == DONE:
+            click.echo(f"{'picture':<11} {write_preview(build) or 'none: no image has a mask'}")
+    return code
+
+
+def teller(quiet: bool) -> Tell:
+    """A line for the log."""
+    return lambda words: None if quiet else click.echo(words, err=True)
+
+
+def beside_others(opened: Opened, tell: Tell) -> list[Unit]:
+    """The pending units. Beside another driver from the other end, so that the two meet in the middle."""
+    others = [t for t in read_attempts(opened.build) if t.alive]
+    if not others:
+        return opened.pending
+    hosts = ", ".join(sorted({t.host for t in others}))
+    tell(
+        f"another run is at work on {opened.build}: {len(others)} units in work on {hosts}. Both may go on: "
+        f"each unit is committed once, by whoever is first"
+    )
+    return opened.pending[::-1]
+
+
+def finish(build: UPath, plan: list[Unit], outcome: Outcome) -> int:
+    """Close the build if it is complete, else say what is left and how to go on."""
+    if not outcome.left and close_build(build, plan):
+        return DONE
+    if outcome.stopped:
+        click.echo(f"maskmill: stopped; {len(outcome.left)} units are left; the same command continues", err=True)
+        return RESUMABLE
+    left = [task.unit.unit for task in outcome.left]
+    for unit in [u for u in left if u in outcome.errors][:10]:
+        click.echo(f"maskmill: unit {unit}: {outcome.errors[unit]}", err=True)
+    click.echo(
+        f"maskmill: {len(left)} of {len(plan)} units failed (first: {left[0]}); their traces are in "
+        f"{build / 'attempts'}; the same command tries them again",
+        err=True,
+    )
+    return FAILED
+
+
+def retry(recipe: Recipe, build: UPath, engine: Engine, device: str | None, quiet: bool) -> int:
+    """Do what is quarantined again, and say what changed. Returns the exit code."""
+    tell = teller(quiet)
+    plan, tasks = read_plan(build / "plan.parquet"), retry_tasks(build)
+    before = quarantined_now(build)
+    if not tasks:
+        click.echo(f"{build}: nothing is quarantined; nothing to do")
+        return DONE
+    tell(f"{len(before)} quarantined images in {len(tasks)} units, with {recipe.model_id}")
+    remove(build / "_SUCCESS")  # until the files of the old manifests are gone again
+    job: Job = new_job(recipe, build, device)
+    outcome = run_tasks(job, tasks, engine, tell)
+    after = quarantined_now(build)
+    found = changes(before, after)
+    for c in found:
+        click.echo(f"{c.shard} {c.key}: {'done' if c.after is None else c.after}, was {c.before}")
+    good = sum(c.after is None for c in found)
+    click.echo(
+        f"{good} of {len(found)} are done now, with {masks_of(build, found)} masks; {len(after)} stay quarantined"
+    )
+    return finish(build, plan, outcome)
+
+
+def gc(build: UPath, dry_run: bool) -> list[str]:
+    """Remove what no manifest names, among the files of committed units. The names."""
+    found = orphans(build) if dry_run else collect_orphans(build)
+    return [relative(path, build) for path in found]

@@ -1,0 +1,260 @@
+"""The work on one unit: decode -> segment -> filter -> write -> commit. The same in every engine.
+
+Every crash window leaves either nothing, or orphan files that no manifest names; the manifest is the last act.
+"""
+
+import hashlib
+import importlib
+import json
+import logging
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from maskmill.config import to_tree
+from maskmill.filters.apply import apply_filter
+from maskmill.generate.candidates import find_candidates
+from maskmill.generate.grids import crop_plan
+from maskmill.masks.table import MaskTable
+from maskmill.pipeline.memory import keep_freed_memory
+from maskmill.pipeline.plan import Unit
+from maskmill.pipeline.unit import Job, Receipt, Task, describe
+from maskmill.sam.build import load_model
+from maskmill.storage.build import Build
+from maskmill.storage.files import at, parquet_bytes, remove
+from maskmill.storage.ledger import DataFile, Ledger, Manifest, hash_keys
+from maskmill.storage.pixels import decode_image
+from maskmill.storage.schemas import EMPTY, IMAGES, MASKS, OK, QUARANTINED, mask_rows
+from maskmill.storage.sources import Item, image_id, read_items
+
+log = logging.getLogger("maskmill")
+
+# One image -> its candidates and its masks. An exception quarantines the image.
+Segmenter = Callable[[np.ndarray], tuple[MaskTable, MaskTable]]
+Report = Callable[[str, int], None]  # (key of the image that is begun, images done before it)
+
+
+class SamSegmenter:
+    """The model and its settings, loaded once in each worker."""
+
+    def __init__(self, job: Job) -> None:
+        keep_freed_memory()
+        # Part of the recipe: another number of threads rounds sums in another order (promise 4).
+        torch.set_num_threads(job.config.generate.threads)
+        self.config = job.config
+        self.model = load_model(job.config.model.name, job.config.model.checkpoint, job.device)
+
+    def __call__(self, image: np.ndarray) -> tuple[MaskTable, MaskTable]:
+        """H x W x 3 uint8 -> candidates and masks."""
+        cfg = self.config
+        candidates = find_candidates(self.model, image, cfg.generate)
+        crops = crop_plan(image.shape[0], image.shape[1], cfg.generate)
+        return candidates, apply_filter(candidates, cfg.filter, len(crops))
+
+
+def make_segmenter(job: Job) -> Segmenter:
+    """What `job.segmenter` names."""
+    module, _, factory = job.segmenter.partition(":")
+    segmenter: Segmenter = getattr(importlib.import_module(module), factory)(job)
+    return segmenter
+
+
+class Worker:
+    """Does tasks, one after another, with one model."""
+
+    def __init__(self, job: Job, segmenter: Segmenter | None = None) -> None:
+        self.job = job
+        self.build = at(job.build)
+        self.ledger = Ledger(self.build)
+        self.segment = segmenter or make_segmenter(job)
+        self.steps: dict[str, float] = {}
+
+    def run(self, task: Task, report: Report) -> Receipt:
+        """Do and commit a task; one that is already committed costs one look at the ledger. Errors come as receipts."""
+        try:
+            if self.ledger.is_committed(task.unit.unit, task.redo):
+                return Receipt(task.unit.unit)
+            return self.do(task, report)
+        except Exception as e:
+            log.warning("unit %s failed: %s", task.name, describe(e))
+            return Receipt(task.unit.unit, error=describe(e))
+
+    def do(self, task: Task, report: Report) -> Receipt:
+        """Segment every image, write the tables, commit."""
+        begun = time.monotonic()
+        self.steps = {}
+        unit = task.unit
+        tables = self.kept(task)
+        again = None if task.redo == 1 else self.quarantined_keys(unit)
+        rows: list[dict[str, Any]] = []
+        keys: list[str] = []
+        for item in self.items(unit):
+            keys.append(item.key)
+            if again is not None and item.key not in again:
+                continue
+            report(item.key, len(rows))
+            why = task.dead.get(item.key)
+            row, candidates, masks = self.image(unit, Item(item.key, item.data, why) if why else item)
+            rows.append(row)
+            tables[self.masks].append(masks)
+            if self.job.candidates:
+                tables["candidates"].append(candidates)
+            if row["status"] == QUARANTINED:
+                log.warning("unit %s image %s quarantined: %s", task.name, item.key, row["error"])
+        tables["images"].append(pa.Table.from_pylist(rows, schema=IMAGES))
+        whole = {name: pa.concat_tables(parts) for name, parts in tables.items()}
+        return self.commit(task, whole, keys, begun, [row["status"] for row in rows])
+
+    @property
+    def masks(self) -> str:
+        """The table of the build's own masks."""
+        return f"masks/{self.job.filter_name}"
+
+    def kept(self, task: Task) -> dict[str, list[pa.Table]]:
+        """What each table begins with: nothing, or the good rows of the manifest before."""
+        names = ["images", *(["candidates"] if self.job.candidates else []), self.masks]
+        if task.redo == 1:
+            return {name: [(IMAGES if name == "images" else MASKS).empty_table()] for name in names}
+        build, before = Build(self.build), self.before(task.unit)
+        tables = {name: build.read_unit(before, name) for name in names}
+        # a quarantined image has no candidates and no masks: only its row in images is replaced
+        tables["images"] = tables["images"].filter(pc.not_equal(tables["images"]["status"], QUARANTINED))
+        return {name: [table] for name, table in tables.items()}
+
+    def before(self, unit: Unit) -> Manifest:
+        """The manifest that counts now."""
+        return Manifest.read(self.ledger.newest()[unit.unit])
+
+    def quarantined_keys(self, unit: Unit) -> set[str]:
+        """The keys that a redo does again."""
+        images = Build(self.build).read_unit(self.before(unit), "images")
+        return set(images.filter(pc.equal(images["status"], QUARANTINED))["key"].to_pylist())
+
+    def commit(
+        self, task: Task, tables: dict[str, pa.Table], keys: list[str], begun: float, done: list[str]
+    ) -> Receipt:
+        """Write the files of this attempt, then the manifest; a loser takes its files away again."""
+        unit, attempt = task.unit, uuid.uuid4().hex[:8]
+        if self.ledger.is_committed(unit.unit, task.redo):  # another attempt was quicker: write nothing
+            return Receipt(unit.unit)
+        paths = {name: f"{name}/{unit.unit}-{attempt}.parquet" for name in tables}
+        try:
+            with self.step("write"):
+                files = {name: self.write(paths[name], name, table, unit) for name, table in tables.items()}
+            status = tables["images"]["status"].to_pylist()
+            manifest = Manifest(
+                unit=unit.unit,
+                attempt=attempt,
+                files=files,
+                images=len(status),
+                empty=status.count(EMPTY),
+                quarantined=status.count(QUARANTINED),
+                candidates=int(np.sum(tables["images"]["num_candidates"].to_numpy(), dtype=np.int64)),
+                masks=tables[self.masks].num_rows,
+                key_hash=hash_keys(keys),
+                seconds=round(time.monotonic() - begun, 3),
+                host=socket.gethostname(),
+                finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+            with self.step("commit"):
+                won = self.ledger.commit(manifest, task.redo)
+        except Exception:
+            if not self.ledger.is_committed(unit.unit, task.redo):
+                raise
+            won = False  # another driver has finished the unit, and may have collected these files
+        if not won:
+            self.withdraw(paths.values(), unit)
+            return Receipt(unit.unit)
+        log.info("unit %s committed: %d images, %d masks", task.name, manifest.images, manifest.masks)
+        steps = {name: round(seconds, 4) for name, seconds in self.steps.items()}
+        return Receipt(
+            unit=unit.unit,
+            images=len(done),
+            empty=done.count(EMPTY),
+            quarantined=done.count(QUARANTINED),
+            masks=manifest.masks,
+            seconds=manifest.seconds,
+            steps=steps,
+        )
+
+    def withdraw(self, paths: Iterable[str], unit: Unit) -> None:
+        """Remove this attempt's files, unless the manifest that counts names them after all."""
+        named = {f.path for f in self.before(unit).files.values()}
+        for path in paths:
+            if path not in named:
+                remove(self.build / path)
+
+    def items(self, unit: Unit) -> Iterator[Item]:
+        """The unit's images; refused if there are more or fewer than planned."""
+        seen = 0
+        source = read_items(unit.kind, unit.url, unit.start, unit.count, unit.keys)
+        while True:
+            with self.step("read"):
+                item = next(source, None)
+            if item is None:
+                break
+            seen += 1
+            yield item
+        if unit.count is not None and seen != unit.count:
+            raise ValueError(
+                f"{unit.shard} now holds {seen} images where {unit.count} were planned: it changed meanwhile"
+            )
+
+    def image(self, unit: Unit, item: Item) -> tuple[dict[str, Any], pa.Table, pa.Table]:
+        """The row of one image and those of its candidates and masks. What cannot be read costs only itself."""
+        row: dict[str, Any] = {
+            "image_id": image_id(unit.shard, item.key),
+            "shard": unit.shard,
+            "key": item.key,
+            "sha256": None if item.data is None else hashlib.sha256(item.data).hexdigest(),
+            "num_candidates": 0,
+        }
+        nothing = MASKS.empty_table()
+        if item.data is None or item.error is not None:
+            return row | {"status": QUARANTINED, "error": item.error or "no data"}, nothing, nothing
+        try:
+            with self.step("decode"):
+                pixels = decode_image(item.data, self.job.config.generate.max_image_mpx)
+            row |= {"height": pixels.shape[0], "width": pixels.shape[1]}
+            with self.step("segment"):
+                candidates, masks = self.segment(pixels)
+        except Exception as e:
+            return row | {"status": QUARANTINED, "error": describe(e)}, nothing, nothing
+        row |= {"status": OK if len(candidates) else EMPTY, "num_candidates": len(candidates)}
+        stored = mask_rows(row["image_id"], candidates, self.job.model_id) if self.job.candidates else nothing
+        return row, stored, mask_rows(row["image_id"], masks, self.job.model_id)
+
+    def write(self, path: str, name: str, table: pa.Table, unit: Unit) -> DataFile:
+        """One Parquet file of this attempt."""
+        by = ["image_id"] if name == "images" else ["image_id", "mask_id"]
+        return DataFile.write(self.build, path, table.num_rows, parquet_bytes(table, by, self.footer(unit)))
+
+    def footer(self, unit: Unit) -> dict[str, str]:
+        """How the file was made; no time, attempt, host or absolute path."""
+        made_by = {
+            "unit": unit.unit,
+            "shard": unit.shard,
+            "model": self.job.model_id,
+            "model_sha256": self.job.model_sha256,
+            "generate": self.job.config.generate,
+            "filter": self.job.config.filter,
+        }
+        return {f"maskmill.{k}": v if isinstance(v, str) else json.dumps(to_tree(v)) for k, v in made_by.items()}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Adds its seconds to those of the step."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.steps[name] = self.steps.get(name, 0.0) + time.perf_counter() - begun
