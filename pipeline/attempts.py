@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 
 from upath import UPath
 
-from maskmill.storage.files import at, files_in, is_local, remove, to_json, write_bytes
+from maskmill.storage.files import at, files_in, is_local, read_bytes, remove, to_json, write_bytes
 
 log = logging.getLogger("maskmill")
 
@@ -111,7 +111,7 @@ def read_attempts(
         if not is_trace(path) or (wanted is not None and path.name.rpartition("-")[0] not in wanted):
             continue
         try:
-            traces.append(Trace(**json.loads(path.read_bytes())))
+            traces.append(Trace(**json.loads(read_bytes(path))))
         except (OSError, ValueError, TypeError):
             continue
     return traces
@@ -136,7 +136,7 @@ def condemned(build: UPath, task: str, files: Iterable[UPath] | None = None) -> 
     found = {}
     for path in files_in(build / "attempts") if files is None else files:
         if path.name.startswith(f"verdict-{task}-"):
-            verdict = json.loads(path.read_bytes())
+            verdict = json.loads(read_bytes(path))
             found[verdict["key"]] = verdict["why"]
     return found
 

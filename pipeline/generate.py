@@ -12,9 +12,21 @@ from maskmill.pipeline.attempts import read_attempts
 from maskmill.pipeline.plan import Changes, Unit, compare, make_units, read_plan, write_plan
 from maskmill.pipeline.recipe import Recipe, check_recipe, write_recipe
 from maskmill.pipeline.unit import Job
-from maskmill.storage.files import at, check_writable, create_if_absent, files_in, is_local, relative, remove, to_json
+from maskmill.storage.files import (
+    at,
+    check_writable,
+    create_if_absent,
+    exists,
+    files_in,
+    is_local,
+    relative,
+    remove,
+    to_json,
+)
 from maskmill.storage.ledger import Ledger
 from maskmill.storage.sources import scan
+
+TEMPORARY_S = 3600.0  # no write takes so long
 
 
 @dataclass(frozen=True)
@@ -31,8 +43,8 @@ def open_build(recipe: Recipe, out: str | Path | UPath, append: bool) -> Opened:
     build = at(out)
     images = scan(recipe.inputs)
     check_writable(build)
-    if not (build / "build.json").exists():
-        if not (build / "plan.parquet").exists() and holds_something(build):
+    if not exists(build / "build.json"):
+        if not exists(build / "plan.parquet") and holds_something(build):
             raise UserError(f"{str(build)!r} is not empty and not a build: give --out a new folder")
         write_plan(build / "plan.parquet", make_units(images, recipe.config.run.unit_size))
         write_recipe(build, recipe, images.kind)  # last: with build.json the build exists
@@ -93,7 +105,7 @@ def close_build(build: str | Path | UPath, plan: list[Unit]) -> bool:
     committed = Ledger(build).redos()
     if any(u.unit not in committed for u in plan):
         return False
-    if not (build / "_SUCCESS").exists():
+    if not exists(build / "_SUCCESS"):
         wait_for_others(build)
         collect_orphans(build)
         create_if_absent(build / "_SUCCESS", to_json({"units": len(plan)}))
@@ -109,18 +121,32 @@ def wait_for_others(build: UPath, most: float = 60.0) -> None:
 
 
 def orphans(build: str | Path | UPath) -> list[UPath]:
-    """Data files of committed units that no valid manifest names, temporary ones too."""
+    """Data files of committed units that no valid manifest names, temporary ones too, and old leftovers elsewhere.
+
+    A unit with a living attempt is left alone: a redo's files have no manifest until it commits.
+    """
     build = at(build)
     manifests = Ledger(build).manifests()
     named = {f.path for m in manifests for f in m.files.values()}
-    units = {m.unit for m in manifests}
+    units = {m.unit for m in manifests} - {t.unit for t in read_attempts(build) if t.alive}
     found = []
-    for folder in ("images", "candidates", "masks"):
-        for path in files_in(build / folder):
-            unit = path.name.removeprefix(".").rpartition("-")[0]
+    for path in files_in(build):
+        table = relative(path, build).partition("/")[0]
+        unit = path.name.removeprefix(".").rpartition("-")[0]
+        if table in ("images", "candidates", "masks"):
             if unit in units and relative(path, build) not in named:
                 found.append(path)
+        elif path.name.startswith(".") and table != "attempts" and is_old(path):
+            found.append(path)  # of a write, or of the probe at the start of a run
     return found
+
+
+def is_old(path: UPath) -> bool:
+    """Whether nobody can be writing this temporary file any more."""
+    try:
+        return time.time() - path.stat().st_mtime > TEMPORARY_S
+    except FileNotFoundError:
+        return False
 
 
 def collect_orphans(build: UPath) -> list[UPath]:
@@ -128,10 +154,11 @@ def collect_orphans(build: UPath) -> list[UPath]:
     found = orphans(build)
     for path in found:
         remove(path)
-    committed = Ledger(build).redos()
+    committed, alive = Ledger(build).redos(), {t.task for t in read_attempts(build) if t.alive}
     for path in files_in(build / "attempts"):
         task = path.name.removeprefix("verdict-").removeprefix(".").rpartition("-")[0]
         unit, _, redo = task.partition("@")
-        if committed.get(unit, 0) >= int(redo or 1) or path.name.startswith("stop-"):
+        ended = committed.get(unit, 0) >= int(redo or 1) and task not in alive
+        if ended or (path.name.startswith("stop-") and is_old(path)):
             remove(path)
     return found

@@ -49,11 +49,20 @@ class ProgressReporter:
             f"{images}{of} images  {rate:.2f} images/s  {masks} masks  {quarantined} quarantined  ETA {left}"
         )
 
+    def try_text(self) -> tuple[int, str] | None:
+        """None while the storage does not answer: the run itself reports that, if it lasts."""
+        try:
+            return self.text()
+        except OSError:
+            return None
+
     def lines(self) -> None:
         """For logs: a line every few seconds while something happens, fewer while one slow image is at work."""
         shown, last = -1, 0.0
         while not self.stop.wait(max(EVERY, self.look)):
-            images, text = self.text()
+            if (look := self.try_text()) is None:
+                continue
+            images, text = look
             now = time.monotonic() - self.begun
             if images != shown or now - last >= 6 * EVERY:
                 shown, last = images, now
@@ -65,7 +74,9 @@ class ProgressReporter:
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("starting", total=self.total)
             while not self.stop.wait(self.look):
-                images, text = self.text()
+                if (look := self.try_text()) is None:
+                    continue
+                images, text = look
                 progress.update(task, completed=images, description=text)
 
 

@@ -11,7 +11,7 @@ from upath import UPath
 from maskmill import __version__
 from maskmill.config import Config, to_tree
 from maskmill.errors import UserError
-from maskmill.storage.files import create_if_absent, to_json, write_bytes
+from maskmill.storage.files import create_if_absent, read_bytes, to_json, write_bytes
 from maskmill.storage.schemas import SCHEMA_VERSION
 
 # Raise it with any change that can alter a row: a build is never continued by code that would compute other numbers.
@@ -66,7 +66,7 @@ def write_recipe(build: UPath, recipe: Recipe, kind: str) -> None:
 
 def check_recipe(build: UPath, recipe: Recipe) -> None:
     """Refuse to continue a build with another recipe, filter or choice of candidates, naming what differs."""
-    info = json.loads((build / "build.json").read_bytes())
+    info = json.loads(read_bytes(build / "build.json"))
     if changes := differences(info["recipe"], recipe.fingerprint()):
         raise UserError(
             f"{str(build)!r} was begun with another recipe: {'; '.join(changes)}. "

@@ -19,6 +19,8 @@ from maskmill.storage.ledger import Ledger
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # USR1: what Slurm's --signal is often set to
 
+FAILURES_IN_A_ROW = 12  # end a round: then it is not the units
+
 
 @dataclass
 class Outcome:
@@ -42,11 +44,14 @@ def run_tasks(job: Job, tasks: list[Task], engine: Engine, tell: Callable[[str],
             if barren:
                 stop.wait(min(30, 2**barren))  # a storage or a node that is ill for a moment
             before, since = len(outcome.left), time.time()
+            in_a_row = 0
             for receipt in engine.run(job, outcome.left):
                 take(outcome, receipt)
-                if stop.is_set() and not at_work(job):
-                    break  # what is left in the queue would only come back undone
-            outcome.left = still_to_do(job, outcome.left)
+                in_a_row = 0 if receipt.error is None else in_a_row + 1
+                if in_a_row == FAILURES_IN_A_ROW or (stop.is_set() and not at_work(job)):
+                    break  # a storage that is down, or a queue that would only come back undone
+            # what failed goes last, so that it cannot keep the rest from its turn
+            outcome.left = sorted(still_to_do(job, outcome.left), key=lambda t: t.unit.unit in outcome.errors)
             found = 0 if stop.is_set() else blame_lost(job, outcome.left, since)
             barren = 0 if found or len(outcome.left) < before else barren + 1
             if outcome.left and barren <= job.config.run.max_retries and not stop.is_set():

@@ -10,6 +10,7 @@ from upath import UPath
 from maskmill.pipeline.attempts import DIED, FAILED, Trace, read_attempts
 from maskmill.pipeline.plan import Unit, read_plan
 from maskmill.storage.build import Build
+from maskmill.storage.files import exists
 from maskmill.storage.ledger import Ledger, Manifest, read_manifests
 from maskmill.storage.schemas import QUARANTINED
 
@@ -63,7 +64,7 @@ def read_status(path: str | Path | UPath) -> Status:
         running=tuple(t for t in traces if t.alive),
         failed=tuple(t for t in traces if t.state in (FAILED, DIED)),
         left=tuple(u for u in plan if u.unit not in done),
-        success=(build.path / "_SUCCESS").exists(),
+        success=exists(build.path / "_SUCCESS"),
     )
 
 

@@ -29,7 +29,7 @@ from maskmill.pipeline.attempts import (
     stop_file,
 )  # fmt: skip
 from maskmill.pipeline.unit import Job, Receipt, Task, describe
-from maskmill.storage.files import at, files_in
+from maskmill.storage.files import at, files_in, read_bytes
 from maskmill.storage.ledger import Ledger
 
 
@@ -201,14 +201,17 @@ class Supervisor:
 
     def check_stop(self) -> None:
         """Stopping, once the grace time is over."""
-        since = self.stopping()
+        try:
+            since = self.stopping()
+        except OSError:  # asked again at the next heartbeat
+            return
         if since is not None and time.time() - since > self.job.config.run.grace_s:
             raise Stopping
 
     def stopping(self) -> float | None:
         """When the run was asked to stop; None if it was not."""
         try:
-            return float(stop_file(self.build, self.job.run_id).read_text())
+            return float(read_bytes(stop_file(self.build, self.job.run_id)))
         except FileNotFoundError:
             return None
 

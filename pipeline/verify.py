@@ -11,7 +11,7 @@ from upath import UPath
 from maskmill.pipeline.generate import orphans
 from maskmill.pipeline.plan import Unit, read_plan
 from maskmill.storage.build import Build, read_table
-from maskmill.storage.files import relative, sha256_file
+from maskmill.storage.files import exists, relative, sha256_file
 from maskmill.storage.ledger import Manifest, hash_keys
 from maskmill.storage.schemas import IMAGES, MASKS, QUARANTINED, broken_masks
 from maskmill.storage.sources import image_id, read_items
@@ -33,7 +33,7 @@ def verify(path: str | Path | UPath, quick: bool) -> Iterator[str]:
         if manifest.unit in plan:
             yield from verify_unit(build, plan[manifest.unit], manifest, ids, quick)
     yield from (f"image_id {i}: stands in images {n} times" for i, n in ids.items() if n > 1)
-    if (path / "_SUCCESS").exists():
+    if exists(path / "_SUCCESS"):
         yield from (f"{relative(p, path)}: no manifest names it (maskmill gc removes it)" for p in orphans(path))
     elif not plan.keys() - committed:
         yield "_SUCCESS is missing though every unit is committed: run generate once more"
@@ -44,7 +44,7 @@ def verify_unit(build: Build, unit: Unit, manifest: Manifest, ids: Counter[int],
     tables: dict[str, pa.Table] = {}
     for name, file in manifest.files.items():
         path = build.path / file.path
-        if not path.exists():
+        if not exists(path):
             yield f"unit {unit.unit}: {file.path} is missing"
             return
         if path.stat().st_size != file.bytes or (not quick and sha256_file(path) != file.sha256):

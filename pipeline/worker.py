@@ -30,7 +30,7 @@ from maskmill.pipeline.plan import Unit
 from maskmill.pipeline.unit import Job, Receipt, Task, describe
 from maskmill.sam.build import load_model
 from maskmill.storage.build import Build
-from maskmill.storage.files import at, parquet_bytes, remove
+from maskmill.storage.files import at, exists, parquet_bytes, remove
 from maskmill.storage.ledger import DataFile, Ledger, Manifest, hash_keys
 from maskmill.storage.pixels import decode_image
 from maskmill.storage.schemas import EMPTY, IMAGES, MASKS, OK, QUARANTINED, mask_rows
@@ -165,6 +165,8 @@ class Worker:
                 host=socket.gethostname(),
                 finished=datetime.now(UTC).isoformat(timespec="seconds"),
             )
+            if task.redo > 1 and not all(exists(self.build / f.path) for f in files.values()):
+                raise FileNotFoundError("gc took this redo's files for orphans: they must be written again")
             with self.step("commit"):
                 won = self.ledger.commit(manifest, task.redo)
         except Exception:

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from maskmill.pipeline.attempts import FAILED, read_attempts
+from maskmill.pipeline.attempts import FAILED, read_attempts, stop_file
 from maskmill.pipeline.drive import DONE, RESUMABLE
 from maskmill.pipeline.engines.local import LocalEngine
 from maskmill.pipeline.generate import close_build
@@ -26,6 +27,7 @@ from maskmill.pipeline.supervisor import Supervisor
 from maskmill.pipeline.unit import Task
 from maskmill.pipeline.verify import verify
 from maskmill.storage.build import Build
+from maskmill.storage.files import at, write_bytes
 from maskmill.storage.ledger import Ledger
 from tests.chaos.builds import assert_same, driver, images, job_for, kill, run_local, tables, wait_for
 from tests.chaos.fake import EXIT, HANG, RAISE, SEGFAULT, SEGFAULT_ONCE, save
@@ -202,7 +204,8 @@ def test_a_killed_driver_leaves_no_worker_behind(
     wait_for(lambda: at_work(tmp_path / "b"))
     workers = workers_of(first)
     assert len(workers) == 1 and workers[0].is_running()
-    kill(first)
+    first.kill()
+    first.wait()  # not for the end of its pipes: the worker holds them too
     gone, alive = psutil.wait_procs(workers, timeout=3)
     assert alive == [] and gone == workers
     assert Ledger(tmp_path / "b").redos() == {}
@@ -253,6 +256,17 @@ def test_sigterm_drains_and_the_same_command_continues(
     assert again.returncode == DONE, said
     assert_same(tmp_path / "b", want)
     assert {m.unit: m for m in Ledger(tmp_path / "b").manifests() if m.unit in kept} == kept
+
+
+def test_once_a_run_is_stopped_no_unit_is_begun(calm: tuple[Path, dict[str, pa.Table]], tmp_path: Path) -> None:
+    job, tasks = job_for(calm[0], tmp_path / "b")
+    write_bytes(stop_file(at(job.build), job.run_id), str(time.time()).encode())
+    supervisor = Supervisor(job)
+    try:
+        assert supervisor.run(tasks[0]).deferred and supervisor.worker is None
+    finally:
+        supervisor.close()
+    assert read_attempts(at(job.build)) == [] and Ledger(at(job.build)).redos() == {}
 
 
 def test_a_unit_whose_storage_fails(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from upath import UPath
 
 from maskmill.errors import UserError
 from maskmill.masks.rle import decode
-from maskmill.storage.files import at
+from maskmill.storage import remote
+from maskmill.storage.files import at, exists, read_bytes
 from maskmill.storage.ledger import Ledger, Manifest
 from maskmill.storage.schemas import IMAGES, MASKS
 
@@ -23,13 +24,13 @@ class Build:
 
     def __init__(self, path: str | Path | UPath) -> None:
         self.path = at(path)
-        if not (self.path / "build.json").exists():
+        if not exists(self.path / "build.json"):
             raise UserError(f"{str(path)!r} is not a build: it has no build.json (maskmill generate makes one)")
 
     @cached_property
     def info(self) -> dict[str, Any]:
         """build.json: schema version, recipe, resolved config, inputs."""
-        tree: dict[str, Any] = json.loads((self.path / "build.json").read_bytes())
+        tree: dict[str, Any] = json.loads(read_bytes(self.path / "build.json"))
         return tree
 
     def manifests(self) -> list[Manifest]:
@@ -81,5 +82,5 @@ class Build:
 
 def read_table(path: UPath) -> pa.Table:
     """One Parquet file, footer metadata included."""
-    with path.open("rb") as file:
+    with remote.named(path), path.open("rb") as file:
         return pq.ParquetFile(file).read()

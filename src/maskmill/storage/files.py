@@ -90,6 +90,18 @@ def replace_local(path: Path, data: bytes, synced: bool) -> None:
         sync_folder(path.parent)
 
 
+def read_bytes(path: UPath) -> bytes:
+    """All of `path`. FileNotFoundError if it is not there; any other error names it."""
+    with remote.named(path):
+        return bytes(path.read_bytes())
+
+
+def exists(path: UPath) -> bool:
+    """Whether `path` is there. A storage that cannot say raises: a manifest must never seem absent."""
+    with remote.named(path):
+        return bool(path.exists())
+
+
 def create_if_absent(path: UPath, data: bytes) -> bool:
     """Create `path` with all of `data`, or leave the one that is there. True if it now holds this call's `data`.
 
@@ -103,8 +115,7 @@ def create_if_absent(path: UPath, data: bytes) -> bool:
         else:
             put_if_absent(path, data)
     except FileExistsError:
-        with contextlib.nullcontext() if is_local(path) else remote.named(path):
-            return path.read_bytes() == data
+        return read_bytes(path) == data
     return True
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 
 from upath import UPath
 
-from maskmill.storage.files import at, create_if_absent, files_in, to_json, write_bytes
+from maskmill.storage.files import at, create_if_absent, exists, files_in, read_bytes, to_json, write_bytes
 
 NAME = re.compile(r"(?P<unit>.+?)(@(?P<redo>\d+))?\.json")
 
@@ -57,7 +57,7 @@ class Manifest:
     @classmethod
     def read(cls, path: UPath) -> "Manifest":
         """From its file."""
-        tree = json.loads(path.read_bytes())
+        tree = json.loads(read_bytes(path))
         return cls(**{**tree, "files": {name: DataFile(**file) for name, file in tree["files"].items()}})
 
 
@@ -96,7 +96,7 @@ class Ledger:
 
     def is_committed(self, unit: str, redo: int = 1) -> bool:
         """Whether this manifest of the unit exists."""
-        return (self.folder / file_name(unit, redo)).exists()
+        return exists(self.folder / file_name(unit, redo))
 
     def commit(self, manifest: Manifest, redo: int = 1) -> bool:
         """Commit the unit. False if another attempt was first: its files count, this attempt's are orphans."""
