@@ -70,9 +70,9 @@ class Attempt:
         )
         self.write()
 
-    def at(self, key: str, images_done: int) -> None:
-        """The image that is worked on now."""
-        new = key != self.trace.key
+    def at(self, key: str | None, images_done: int) -> None:
+        """The image that is worked on now; None: what comes between images and after them."""
+        new = key is not None
         self.trace = replace(self.trace, key=key, images_done=images_done)
         self.tick(now=new and self.trace.careful)
 

@@ -25,6 +25,8 @@ def serve(link: Connection) -> None:
     except Exception as e:
         link.send(("unable", describe(e)))
         return
+    import pandas  # noqa: F401  # pyarrow does at the first table; not on the first image's time
+
     link.send(("ready", None))
     while (task := link.recv()) is not None:
         assert isinstance(task, Task)

@@ -134,6 +134,7 @@ class Supervisor:
             except Died as e:
                 attempt.end(DIED, str(e))
                 key, mine = attempt.trace.key, mine + 1
+                assert key not in task.dead, "an image that was set aside is not begun again"
                 deaths[key] += 1
                 if key is not None and deaths[key] > self.job.config.run.max_retries:
                     why = f"ProcessDied: the worker process died {deaths.pop(key)} times at this image, last: {e}"

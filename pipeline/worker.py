@@ -40,7 +40,7 @@ log = logging.getLogger("maskmill")
 
 # One image -> its candidates and its masks. An exception quarantines the image.
 Segmenter = Callable[[np.ndarray], tuple[MaskTable, MaskTable]]
-Report = Callable[[str, int], None]  # (key of the image that is begun, images done before it)
+Report = Callable[[str | None, int], None]  # (the image that is begun, None between images; images done before)
 
 
 class SamSegmenter:
@@ -101,10 +101,13 @@ class Worker:
             keys.append(item.key)
             if again is not None and item.key not in again:
                 continue
-            report(item.key, len(rows))
-            why = task.dead.get(item.key)
-            row, candidates, masks = self.image(unit, Item(item.key, item.data, why) if why else item)
+            if why := task.dead.get(item.key):
+                item = Item(item.key, item.data, why)
+            else:
+                report(item.key, len(rows))
+            row, candidates, masks = self.image(unit, item)
             rows.append(row)
+            report(None, len(rows))  # a death from here on is not this image's
             tables[self.masks].append(masks)
             if self.job.candidates:
                 tables["candidates"].append(candidates)

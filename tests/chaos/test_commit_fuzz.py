@@ -289,7 +289,6 @@ def test_only_hidden_leftovers_outside_the_tables(server: ForkServer, source: Pa
     assert [p for p in verify(out, quick=False) if "not committed yet" not in p] == []
 
 
-@pytest.mark.xfail(strict=True, reason="orphans() looks at the tables only: ledger/ and the root keep theirs for ever")
 def test_a_closed_build_holds_no_temporary_file(server: ForkServer, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "b"
     for k in range(0, 30, 2):
@@ -297,14 +296,14 @@ def test_a_closed_build_holds_no_temporary_file(server: ForkServer, source: Path
     job, tasks = job_for(source, out)
     for k in range(20, 40):
         server.ended(server.fork(Errand("unit", str(source), str(out), job, tasks[0], crash_at=k)))
+    left = [p for p in out.rglob(".*") if p.relative_to(out).parts[0] not in TABLES]
+    assert {p.parent for p in left} == {out, out / "filters", out / "ledger" / "images"}
+    for path in left:  # young ones may belong to somebody
+        os.utime(path, (0, 0))
     run_local(source, out, inside=True)
     assert [str(p.relative_to(out)) for p in out.rglob(".*")] == []
 
 
-@pytest.mark.xfail(
-    strict=True, raises=FileNotFoundError,
-    reason="until its manifest is there, a redo's files are orphans of a committed unit: gc takes them from under it",
-)  # fmt: skip
 def test_gc_beside_a_redo(server: ForkServer, source: Path, tmp_path: Path) -> None:
     """`maskmill gc`, or another driver that closes the build, between a redo's last file and its manifest."""
     out = tmp_path / "b"

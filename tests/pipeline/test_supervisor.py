@@ -308,3 +308,10 @@ def test_a_unit_whose_storage_fails(tmp_path: Path) -> None:
     assert run_local(tmp_path / "in", out, inside=True).left == []
     assert list(verify(out, quick=False)) == [] and Build(out).images().num_rows == 3
     assert read_attempts(out) == []
+
+
+def test_an_actor_holds_no_model() -> None:
+    """The model's libraries load in the worker process alone: an actor stays small, and outlives what they do."""
+    code = "import sys, maskmill.pipeline.engines.ray, maskmill.pipeline.summary; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from maskmill.config import GenerateConfig
 from maskmill.generate.grids import Crop, crop_plan
-from maskmill.masks.boxes import mask_to_box, near_crop_edge
 from maskmill.masks.rle import CutMask
 from maskmill.masks.table import TOKENS, MaskTable
+from maskmill.masks.tensors import mask_to_box, near_crop_edge
 from maskmill.sam.sam import Sam
 
 # Full-resolution logits held at a time: 64 Mpx of float32 are 256 MiB; an image larger than that goes mask by mask.

@@ -189,8 +189,8 @@ def check_writable(out: UPath) -> None:
         raise UserError(f"cannot write to --out {str(out)!r}: {words}; give a folder that can be written") from e
     if made != [True, False]:
         raise UserError(
-            f"--out {str(out)!r}: this server overwrites in spite of If-None-Match, so two attempts could both "
-            f"commit: update it, or give other storage"
+            f"--out {str(out)!r}: this storage overwrites what must only be created (S3: If-None-Match), so two "
+            f"attempts could both commit: update the server, or give other storage"
         )
 
 

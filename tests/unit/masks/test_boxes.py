@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from maskmill.masks.boxes import mask_to_box, near_crop_edge, nms, xyxy_to_xywh
+from maskmill.masks.boxes import nms, xyxy_to_xywh
+from maskmill.masks.tensors import mask_to_box, near_crop_edge
 from tests.parity.official import amg
 from tests.parity.official import nms as official_nms
 

@@ -1,0 +1,107 @@
+"""Does Ray keep the cores busy? The same images by nano: two bare loops side by side, and Ray with two actors.
+
+`python -m benchmarks.throughput` (a few minutes on 2 cores). Both run the same worker on units of one image; start-up is
+left out: throughput counts from the first receipts to the last but one. Results: benchmarks/results/throughput.json.
+"""
+
+import argparse
+import json
+import multiprocessing
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from benchmarks.scale import Watched
+from maskmill.config import resolve
+from maskmill.pipeline.demo import demo_images
+from maskmill.pipeline.engines.local import run_inside
+from maskmill.pipeline.engines.ray import RayEngine
+from maskmill.pipeline.generate import new_job, open_build
+from maskmill.pipeline.recipe import Recipe
+from maskmill.pipeline.run import run_tasks
+from maskmill.pipeline.unit import Job, Task
+from maskmill.sam.build import checkpoint_sha256
+from maskmill.storage.files import at, to_json, write_bytes
+from tests.parity.machine import machine
+
+RESULTS = Path(__file__).parent / "results" / "throughput.json"
+ACTORS = 2
+
+
+def opened(source: Path, out: Path, grid: int) -> tuple[Job, list[Task], Recipe]:
+    """A new build with units of one image."""
+    shutil.rmtree(out, ignore_errors=True)
+    cfg = resolve(assignments=("run.unit_size=1", f"run.actors={ACTORS}", f"generate.points_per_side={grid}"))
+    recipe = Recipe(cfg, checkpoint_sha256("nano"), str(source), "default", candidates=True)
+    build = open_build(recipe, out, append=False)
+    return new_job(recipe, build.build, "cpu"), [Task(unit) for unit in build.pending], recipe
+
+
+def loop(job: Job, tasks: list[Task], ready: Any, ends: Any) -> None:
+    """A bare loop: no engine, no supervisor."""
+    run = run_inside(job, tasks)
+    ready.wait()
+    for receipt in run:
+        assert receipt.error is None
+        ends.put(time.perf_counter())
+
+
+def bare(source: Path, out: Path, grid: int) -> list[float]:
+    """When each unit ended, of ACTORS loops that share the units."""
+    job, tasks, _ = opened(source, out, grid)
+    context = multiprocessing.get_context("spawn")
+    ready, ends = context.Barrier(ACTORS), context.Queue()
+    loops = [context.Process(target=loop, args=(job, tasks[i::ACTORS], ready, ends)) for i in range(ACTORS)]
+    for process in loops:
+        process.start()
+    times = [ends.get(timeout=600) for _ in tasks]
+    for process in loops:
+        process.join()
+    return sorted(times)
+
+
+def by_ray(source: Path, out: Path, grid: int) -> list[float]:
+    """When each unit's receipt came."""
+    job, tasks, recipe = opened(source, out, grid)
+    ends: list[float] = []
+    outcome = run_tasks(job, tasks, Watched(RayEngine(recipe.config.run), ends), print)
+    assert not outcome.left
+    return ends
+
+
+def throughput(ends: list[float]) -> float:
+    """Images a second, without the start-up before it and without the wait for the last actor after it."""
+    first, last = 2 * ACTORS, len(ends) - ACTORS
+    return (last - first) / (ends[last] - ends[first])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--grid", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    found: dict[str, Any] = {"machine": machine(), "images": args.images, "grid": args.grid, "rounds": []}
+    with tempfile.TemporaryDirectory() as temporary:
+        source = Path(temporary) / "in"
+        source.mkdir()
+        for i, (name, pixels) in enumerate(demo_images(args.images).items()):
+            Image.fromarray(pixels).save(source / f"{i:03d}-{name}.png")
+        for n in range(args.rounds):
+            ways = {"bare": bare, "ray": by_ray} if n % 2 == 0 else {"ray": by_ray, "bare": bare}
+            rates = {name: throughput(way(source, Path(temporary) / name, args.grid)) for name, way in ways.items()}
+            ratio = rates["ray"] / rates["bare"]
+            found["rounds"].append({**{k: round(v, 3) for k, v in rates.items()}, "ray_to_bare": round(ratio, 3)})
+            print(json.dumps(found["rounds"][-1]), flush=True)
+    found["ray_to_bare_median"] = sorted(r["ray_to_bare"] for r in found["rounds"])[args.rounds // 2]
+    RESULTS.parent.mkdir(exist_ok=True)
+    write_bytes(at(RESULTS), to_json(found))
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
