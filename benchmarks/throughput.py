@@ -1,6 +1,6 @@
 """Does Ray keep the cores busy? The same images by nano: two bare loops side by side, and Ray with two actors.
 
-`python -m benchmarks.throughput` (a few minutes on 2 cores). Both run the same worker on units of one image; start-up is
+`python -m benchmarks.throughput` (minutes on 2 cores). Both run the same worker on units of one image; start-up is
 left out: throughput counts from the first receipts to the last but one. Results: benchmarks/results/throughput.json.
 """
 
