@@ -30,7 +30,7 @@ def serve(link: Connection) -> None:
     link.send(("ready", None))
     while (task := link.recv()) is not None:
         assert isinstance(task, Task)
-        link.send(("done", worker.run(task, lambda key, done: link.send(("at", (key, done))))))
+        link.send(("done", worker.run(task, lambda *where: link.send(("at", where)))))
 
 
 def die_with(parent: int) -> None:

@@ -185,10 +185,11 @@ class Supervisor:
     def watch(self, worker: WorkerProcess, attempt: Attempt) -> Receipt:
         """Follow its messages until the receipt. Silence beyond `run.image_timeout_s` is a death."""
         limit = self.job.config.run.image_timeout_s
-        heard = looked = time.monotonic()
+        allowed, heard = limit, time.monotonic()
+        looked = heard
         while True:
             message, now = worker.next(min(attempt.beat, limit)), time.monotonic()
-            if message is None and now - heard >= limit:
+            if message is None and now - heard >= allowed:
                 raise Died(f"no progress for {now - heard:.0f} s (run.image_timeout_s={limit:g})")
             if now - looked >= attempt.beat:
                 looked = now
@@ -198,7 +199,9 @@ class Supervisor:
                 heard = now
                 if message[0] == "done":
                     return message[1]
-                attempt.at(*message[1])
+                key, done, more = message[1]
+                allowed = limit * more
+                attempt.at(key, done)
 
     def check_stop(self) -> None:
         """Stopping, once the grace time is over."""

@@ -13,7 +13,7 @@ from maskmill.pipeline.plan import Unit, read_plan
 from maskmill.storage.build import Build, read_table
 from maskmill.storage.files import exists, relative, sha256_file
 from maskmill.storage.ledger import Manifest, hash_keys
-from maskmill.storage.schemas import IMAGES, MASKS, QUARANTINED, broken_masks
+from maskmill.storage.schemas import EMPTY, IMAGES, MASKS, QUARANTINED, broken_masks
 from maskmill.storage.sources import image_id, read_items
 
 
@@ -73,8 +73,16 @@ def verify_unit(build: Build, unit: Unit, manifest: Manifest, ids: Counter[int],
 def verify_images(unit: Unit, manifest: Manifest, images: pa.Table, ids: Counter[int]) -> Iterator[str]:
     """Keys, ids and counts."""
     ids.update(images["image_id"].to_pylist())
-    if images.num_rows != manifest.images:
-        yield f"unit {unit.unit}: {images.num_rows} images, its manifest says {manifest.images}"
+    status = Counter(images["status"].to_pylist())
+    found = {
+        "images": images.num_rows,
+        "empty": status[EMPTY],
+        "quarantined": status[QUARANTINED],
+        "candidates": sum(images["num_candidates"].to_pylist()),
+    }
+    for name, number in found.items():
+        if number != getattr(manifest, name):
+            yield f"unit {unit.unit}: {number} {name}, its manifest says {getattr(manifest, name)}"
     if unit.count is not None and images.num_rows != unit.count:
         yield f"unit {unit.unit}: {images.num_rows} images, its plan says {unit.count}"
     if unit.keys is not None and sorted(images["key"].to_pylist()) != sorted(unit.keys):

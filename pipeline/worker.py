@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,9 @@ log = logging.getLogger("maskmill")
 
 # One image -> its candidates and its masks. An exception quarantines the image.
 Segmenter = Callable[[np.ndarray], tuple[MaskTable, MaskTable]]
-Report = Callable[[str | None, int], None]  # (the image that is begun, None between images; images done before)
+# (the image in work, None between images; images done before; how much more time than others it may take)
+Report = Callable[[str | None, int, float], None]
+USUAL_MPX = 16.0  # images beyond it get more time in proportion
 
 
 class SamSegmenter:
@@ -101,13 +104,14 @@ class Worker:
             keys.append(item.key)
             if again is not None and item.key not in again:
                 continue
-            if why := task.dead.get(item.key):
-                item = Item(item.key, item.data, why)
+            done, key = len(rows), item.key
+            if why := task.dead.get(key):
+                item = Item(key, item.data, why)
             else:
-                report(item.key, len(rows))
-            row, candidates, masks = self.image(unit, item)
+                report(key, done, 1.0)
+            row, candidates, masks = self.image(unit, item, partial(report, key, done))
             rows.append(row)
-            report(None, len(rows))  # a death from here on is not this image's
+            report(None, len(rows), 1.0)  # a death from here on is not this image's
             tables[self.masks].append(masks)
             if self.job.candidates:
                 tables["candidates"].append(candidates)
@@ -214,8 +218,13 @@ class Worker:
                 f"{unit.shard} now holds {seen} images where {unit.count} were planned: it changed meanwhile"
             )
 
-    def image(self, unit: Unit, item: Item) -> tuple[dict[str, Any], pa.Table, pa.Table]:
-        """The row of one image and those of its candidates and masks. What cannot be read costs only itself."""
+    def image(
+        self, unit: Unit, item: Item, patience: Callable[[float], None]
+    ) -> tuple[dict[str, Any], pa.Table, pa.Table]:
+        """The row of one image and those of its candidates and masks. What cannot be read costs only itself.
+
+        `patience` is told how much longer than others it may take, once its size is known.
+        """
         row: dict[str, Any] = {
             "image_id": image_id(unit.shard, item.key),
             "shard": unit.shard,
@@ -230,6 +239,7 @@ class Worker:
             with self.step("decode"):
                 pixels = decode_image(item.data, self.job.config.generate.max_image_mpx)
             row |= {"height": pixels.shape[0], "width": pixels.shape[1]}
+            patience(max(1.0, pixels.shape[0] * pixels.shape[1] / 1e6 / USUAL_MPX))
             with self.step("segment"):
                 candidates, masks = self.segment(pixels)
         except Exception as e:

@@ -37,4 +37,4 @@ def run_inside(job: Job, tasks: list[Task]) -> Iterator[Receipt]:
 
     worker = Worker(job)
     for task in tasks:
-        yield worker.run(task, lambda key, done: None)
+        yield worker.run(task, lambda *where: None)

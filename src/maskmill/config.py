@@ -88,7 +88,8 @@ class RunConfig:
     """How the work is spread. Never changes a row, so it is not in the fingerprint.
 
     max_retries: how often an image's process may die, and a unit fail, before it is given up. image_timeout_s: silence
-    of a worker for so long counts as a death. grace_s: how long running units may go on once the run is stopped.
+    of a worker for so long counts as a death; an image beyond 16 megapixels gets more in proportion. grace_s: how long
+    running units may go on once the run is stopped.
     """
 
     unit_size: int = 64

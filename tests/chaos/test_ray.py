@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import subprocess
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -258,6 +259,29 @@ def test_poison_costs_one_image(how: int, words: str, machines: Machines, tmp_pa
     good = {row["key"]: row for row in tables(tmp_path / "want")["images"].to_pylist() if row["key"] != "0007.png"}
     assert {k: row for k, row in rows.items() if k != "0007.png"} == good
     assert tables(tmp_path / "b")["masks"].num_rows == 2 * 11
+
+
+@pytest.mark.chaos
+def test_a_broken_tar_under_a_driver_death(machines: Machines, source: Path, out: Path) -> None:
+    """A key twice, a picture that is none, an image without masks, and an end that is cut off."""
+    whole = out.with_name("whole.tar")
+    with tarfile.open(whole, "w") as tar:
+        for name in [*sorted(source.iterdir())[:14], source / "0002.png"]:
+            tar.add(name, name.name)
+        tar.add(__file__, "text.jpg")
+        tar.add(source / "0020.png", "last.png")
+    cut = out.with_name("cut.tar")
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size - 12_000])
+    run_local(cut, out.with_name("want"), inside=True)
+    want = tables(out.with_name("want"))
+    odd = {row["key"]: row["error"] for row in want["images"].to_pylist() if row["status"] == "quarantined"}
+    assert {"0002#2", "0003", "text"} < odd.keys() and any(key.startswith("@byte=") for key in odd)
+    assert "empty" in want["images"]["status"].to_pylist()
+    process = driver(cut, out, GPU, engine="ray", env=machines.env())
+    wait_for(lambda: committed(out) >= 1)
+    kill(process)
+    ends(driver(cut, out, GPU, engine="ray", env=machines.env()))
+    assert_same(out, want)
 
 
 @pytest.fixture
