@@ -72,9 +72,9 @@ class Attempt:
 
     def at(self, key: str | None, images_done: int) -> None:
         """The image that is worked on now; None: what comes between images and after them."""
-        new = key is not None
         self.trace = replace(self.trace, key=key, images_done=images_done)
-        self.tick(now=new and self.trace.careful)
+        if key is not None:
+            self.tick(now=self.trace.careful)
 
     def tick(self, now: bool = False) -> None:
         """A heartbeat, if one is due. One that cannot be written is only missed: the work itself may go on."""
@@ -117,9 +117,14 @@ def read_attempts(
     return traces
 
 
+def trace_file(build: UPath, trace: Trace) -> UPath:
+    """Where a trace lies."""
+    return build / "attempts" / f"{trace.task}-{trace.attempt}.json"
+
+
 def is_trace(path: UPath) -> bool:
     """Whether this file of attempts/ is one attempt's (`stop-*` and temporary files are not)."""
-    return path.name.endswith(".json") and not path.name.startswith((".", "stop-", "verdict-"))
+    return path.name.endswith(".json") and not path.name.startswith((".", "stop-", "verdict-", "append-"))
 
 
 # A key that has killed its process for good is written down, so that no later attempt at its unit has to find it again.

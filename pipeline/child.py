@@ -17,10 +17,10 @@ from maskmill.pipeline.unit import Job, Task, describe
 
 def serve(link: Connection) -> None:
     """Receive a job, then task after task. Every image that is begun is told first; None ends it."""
-    from maskmill.pipeline.worker import Worker  # the model's libraries: after the supervisor is being watched
-
     job: Job = link.recv()
     try:
+        from maskmill.pipeline.worker import Worker  # the model's libraries: after the supervisor is being watched
+
         worker = Worker(job)
     except Exception as e:
         link.send(("unable", describe(e)))
@@ -41,7 +41,8 @@ def die_with(parent: int) -> None:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the driver, which decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a job: the driver decides
+        signal.signal(number, signal.SIG_IGN)
     level = os.environ.get("MASKMILL_LOG", "ERROR")  # an actor sets INFO: its lines go to Ray's log of the worker
     if level == "INFO":
         faulthandler.enable()

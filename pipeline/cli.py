@@ -220,7 +220,7 @@ def verify(build: str, quick: bool) -> None:
 @click.option("--set", "assignments", multiple=True, metavar="run.key=value", help="Change one key of run.")
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1 ... Default: a GPU where there is one.")
 @click.option("--engine", type=click.Choice(["ray", "local"]), default="ray", show_default=True)
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--quiet", is_flag=True, help="Say nothing on the way.")
 def retry(
     build: str, checkpoint: str | None, assignments: tuple[str, ...], device: str | None, engine: str, quiet: bool
 ) -> None:

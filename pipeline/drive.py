@@ -6,20 +6,21 @@ import click
 from upath import UPath
 
 from maskmill.config import RunConfig
+from maskmill.errors import UserError
 from maskmill.pipeline.attempts import read_attempts
 from maskmill.pipeline.engines import Engine
 from maskmill.pipeline.engines.local import LocalEngine
-from maskmill.pipeline.generate import Opened, close_build, collect_orphans, new_job, open_build, orphans
-from maskmill.pipeline.plan import Unit, read_plan
+from maskmill.pipeline.generate import Opened, check_inputs, close_build, collect_orphans, new_job, open_build, orphans
+from maskmill.pipeline.plan import Unit, compare, read_plan
 from maskmill.pipeline.preview import write_preview
 from maskmill.pipeline.progress import ProgressReporter
 from maskmill.pipeline.recipe import Recipe
 from maskmill.pipeline.retry import changes, masks_of, quarantined_now, retry_tasks
 from maskmill.pipeline.run import Outcome, run_tasks
-from maskmill.pipeline.status import read_status
 from maskmill.pipeline.summary import summary
 from maskmill.pipeline.unit import Job, Task
 from maskmill.storage.files import relative, remove
+from maskmill.storage.sources import scan
 
 DONE, FAILED, BAD_INPUT, RESUMABLE = 0, 1, 2, 75
 Tell = Callable[[str], None]
@@ -40,21 +41,36 @@ def generate(recipe: Recipe, out: str, engine: Engine, device: str | None, appen
     opened = open_build(recipe, out, append)
     build = opened.build
     if not opened.pending:
-        close_build(build, opened.plan)
-        click.echo(f"{build} is finished: {len(opened.plan)} units; nothing to do")
+        closed = close_build(build)
+        state = "finished" if closed == "closed" else "complete, but another run is still at work on it"
+        click.echo(f"{build} is {state}: {len(opened.plan)} units; nothing to do")
         return DONE
     job = new_job(recipe, build, device)
     tasks = [Task(unit) for unit in beside_others(opened, tell)]
     tell(f"{len(tasks)} of {len(opened.plan)} units to do, with {recipe.model_id}")
-    with ProgressReporter(build, read_status(build).images, quiet):
+    with ProgressReporter(build, count_images(opened.plan), quiet):
         outcome = run_tasks(job, tasks, engine, tell)
-    code = finish(build, opened.plan, outcome)
+    code = finish(build, outcome)
     if not quiet:
         for line in summary(build):
             click.echo(line)
         if code == DONE:
-            click.echo(f"{'picture':<11} {write_preview(build) or 'none: no image has a mask'}")
+            click.echo(f"{'picture':<11} {picture(build)}")
     return code
+
+
+def picture(build: UPath) -> str:
+    """Where the preview is. A picture that cannot be drawn is no reason to fail."""
+    try:
+        return str(write_preview(build) or "none: no image has a mask")
+    except (OSError, UserError) as e:
+        return f"none: {e}"
+
+
+def count_images(plan: list[Unit]) -> int | None:
+    """Images of the plan; None if a shard is counted only as it is read."""
+    counts = [unit.count for unit in plan]
+    return None if None in counts else sum(count for count in counts if count is not None)
 
 
 def teller(quiet: bool) -> Tell:
@@ -75,9 +91,14 @@ def beside_others(opened: Opened, tell: Tell) -> list[Unit]:
     return opened.pending[::-1]
 
 
-def finish(build: UPath, plan: list[Unit], outcome: Outcome) -> int:
+def finish(build: UPath, outcome: Outcome) -> int:
     """Close the build if it is complete, else say what is left and how to go on."""
-    if not outcome.left and close_build(build, plan):
+    if not outcome.left:
+        closed = close_build(build)
+        if closed == "others":
+            click.echo(f"every unit is committed; another run is still at work on {build} and will close it", err=True)
+        if closed == "incomplete":
+            click.echo(f"other units of {build} are still to do: maskmill generate continues them", err=True)
         return DONE
     if outcome.stopped:
         click.echo(f"maskmill: stopped; {len(outcome.left)} units are left; the same command continues", err=True)
@@ -86,8 +107,8 @@ def finish(build: UPath, plan: list[Unit], outcome: Outcome) -> int:
     for unit in [u for u in left if u in outcome.errors][:10]:
         click.echo(f"maskmill: unit {unit}: {outcome.errors[unit]}", err=True)
     click.echo(
-        f"maskmill: {len(left)} of {len(plan)} units failed (first: {left[0]}); their traces are in "
-        f"{build / 'attempts'}; the same command tries them again",
+        f"maskmill: {len(left)} units failed (first: {left[0]}); their traces are in {build / 'attempts'}; "
+        f"the same command tries them again",
         err=True,
     )
     return FAILED
@@ -99,8 +120,10 @@ def retry(recipe: Recipe, build: UPath, engine: Engine, device: str | None, quie
     plan, tasks = read_plan(build / "plan.parquet"), retry_tasks(build)
     before = quarantined_now(build)
     if not tasks:
+        close_build(build)  # if the last retry was killed just before its end
         click.echo(f"{build}: nothing is quarantined; nothing to do")
         return DONE
+    check_inputs(build, compare(plan, scan(recipe.inputs)), append=True)
     tell(f"{len(before)} quarantined images in {len(tasks)} units, with {recipe.model_id}")
     remove(build / "_SUCCESS")  # until the files of the old manifests are gone again
     job: Job = new_job(recipe, build, device)
@@ -110,10 +133,9 @@ def retry(recipe: Recipe, build: UPath, engine: Engine, device: str | None, quie
     for c in found:
         click.echo(f"{c.shard} {c.key}: {'done' if c.after is None else c.after}, was {c.before}")
     good = sum(c.after is None for c in found)
-    click.echo(
-        f"{good} of {len(found)} are done now, with {masks_of(build, found)} masks; {len(after)} stay quarantined"
-    )
-    return finish(build, plan, outcome)
+    masks = masks_of(build, tasks, found)
+    click.echo(f"{good} of {len(found)} are done now, with {masks} masks; {len(after)} stay quarantined")
+    return finish(build, outcome)
 
 
 def gc(build: UPath, dry_run: bool) -> list[str]:

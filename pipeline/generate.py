@@ -4,6 +4,7 @@ import time
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from upath import UPath
 
@@ -12,6 +13,7 @@ from maskmill.pipeline.attempts import read_attempts
 from maskmill.pipeline.plan import Changes, Unit, compare, make_units, read_plan, write_plan
 from maskmill.pipeline.recipe import Recipe, check_recipe, write_recipe
 from maskmill.pipeline.unit import Job
+from maskmill.storage import listing
 from maskmill.storage.files import (
     at,
     check_writable,
@@ -41,10 +43,11 @@ class Opened:
 def open_build(recipe: Recipe, out: str | Path | UPath, append: bool) -> Opened:
     """Begin a build, or continue one after checking that recipe and inputs are the same. Idempotent."""
     build = at(out)
+    check_apart(recipe.inputs, build)
     images = scan(recipe.inputs)
     check_writable(build)
     if not exists(build / "build.json"):
-        if not exists(build / "plan.parquet") and holds_something(build):
+        if holds_something(build) and not exists(build / "plan.parquet"):
             raise UserError(f"{str(build)!r} is not empty and not a build: give --out a new folder")
         write_plan(build / "plan.parquet", make_units(images, recipe.config.run.unit_size))
         write_recipe(build, recipe, images.kind)  # last: with build.json the build exists
@@ -53,14 +56,32 @@ def open_build(recipe: Recipe, out: str | Path | UPath, append: bool) -> Opened:
     changes = compare(plan, images)
     check_inputs(build, changes, append)
     now_at = {shard.name: shard.url for shard in images.shards}
-    plan = [replace(unit, url=now_at.get(unit.shard, unit.url)) for unit in plan]  # the same files may have moved
+    old, plan = plan, [replace(unit, url=now_at.get(unit.shard, unit.url)) for unit in plan]
     if changes.new.shards:
+        claim_append(build, len(plan))
         remove(build / "_SUCCESS")
         plan += make_units(changes.new, recipe.config.run.unit_size, first=len(plan))
+    if plan != old:  # grown, or the same files lie elsewhere now
         write_plan(build / "plan.parquet", plan, replace_old=True)
     committed = Ledger(build).redos()
     pending = sorted((u for u in plan if u.unit not in committed), key=lambda u: (-u.bytes, u.unit))
     return Opened(build, plan, pending)
+
+
+def check_apart(inputs: str, build: UPath) -> None:
+    """A build inside the folder that it reads would be listed as input by the next run."""
+    root, out = listing.absolute(inputs), listing.absolute(str(build))
+    if (out == root or out.startswith(root.rstrip("/") + "/")) and listing.stat(root) == "folder":
+        raise UserError(f"--out {str(build)!r} lies inside the images {inputs!r}: give a folder outside of them")
+
+
+def claim_append(build: UPath, units: int) -> None:
+    """Only one --append may number the units from here on."""
+    claim = build / "attempts" / f"append-{units:06d}.json"
+    if not create_if_absent(claim, to_json({"id": uuid.uuid4().hex})):
+        raise UserError(
+            f"another --append is at work on {str(build)!r}: wait for it (if none is, remove {str(claim)!r})"
+        )
 
 
 def holds_something(build: UPath) -> bool:
@@ -99,25 +120,35 @@ def new_job(recipe: Recipe, build: UPath, device: str | None) -> Job:
     )
 
 
-def close_build(build: str | Path | UPath, plan: list[Unit]) -> bool:
-    """If every unit is committed: collect orphans and write _SUCCESS. Whether the build is complete."""
+Closed = Literal["closed", "others", "incomplete"]
+
+
+def close_build(build: str | Path | UPath) -> Closed:
+    """If every unit is committed: collect orphans and write _SUCCESS.
+
+    Returns `incomplete` if units are open, `others` if another run is still at work: its end will close the build.
+    """
     build = at(build)
-    committed = Ledger(build).redos()
+    plan, committed = read_plan(build / "plan.parquet"), Ledger(build).redos()  # another run may have appended
     if any(u.unit not in committed for u in plan):
-        return False
+        return "incomplete"
     if not exists(build / "_SUCCESS"):
-        wait_for_others(build)
+        if not others_have_ended(build):
+            return "others"
         collect_orphans(build)
         create_if_absent(build / "_SUCCESS", to_json({"units": len(plan)}))
-    return True
+    return "closed"
 
 
-def wait_for_others(build: UPath, most: float = 60.0) -> None:
+def others_have_ended(build: UPath, most: float = 60.0) -> bool:
     """Attempts of another driver, or of a killed one whose actors still live, may be writing files of committed units.
-    They take them away themselves, or their heartbeats end."""
+    They take them away themselves, or their heartbeats end: that is waited for."""
     until = time.monotonic() + most
-    while time.monotonic() < until and any(t.alive for t in read_attempts(build)):
+    while at_work := any(t.alive for t in read_attempts(build)):
+        if time.monotonic() > until:
+            break
         time.sleep(1)
+    return not at_work
 
 
 def orphans(build: str | Path | UPath) -> list[UPath]:
@@ -126,11 +157,14 @@ def orphans(build: str | Path | UPath) -> list[UPath]:
     A unit with a living attempt is left alone: a redo's files have no manifest until it commits.
     """
     build = at(build)
+    # In this order: a file of the listing then belongs to an attempt that lives, or has committed, or is dead.
+    files = files_in(build)
+    alive = {t.unit for t in read_attempts(build) if t.alive}
     manifests = Ledger(build).manifests()
     named = {f.path for m in manifests for f in m.files.values()}
-    units = {m.unit for m in manifests} - {t.unit for t in read_attempts(build) if t.alive}
+    units = {m.unit for m in manifests} - alive
     found = []
-    for path in files_in(build):
+    for path in files:
         table = relative(path, build).partition("/")[0]
         unit = path.name.removeprefix(".").rpartition("-")[0]
         if table in ("images", "candidates", "masks"):
@@ -159,6 +193,6 @@ def collect_orphans(build: UPath) -> list[UPath]:
         task = path.name.removeprefix("verdict-").removeprefix(".").rpartition("-")[0]
         unit, _, redo = task.partition("@")
         ended = committed.get(unit, 0) >= int(redo or 1) and task not in alive
-        if ended or (path.name.startswith("stop-") and is_old(path)):
+        if ended or (path.name.startswith(("stop-", "append-")) and is_old(path)):
             remove(path)
     return found

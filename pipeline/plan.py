@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -52,7 +53,9 @@ class Unit:
 
 def make_units(images: ImageSet, unit_size: int, first: int = 0) -> list[Unit]:
     """Cut every shard into units of at most `unit_size` images. Units are numbered from `first` in shard order."""
-    units = [unit for shard in images.shards for unit in cut_shard(images.kind, shard, unit_size)]
+    with ThreadPoolExecutor(16) as pool:  # each shard's headers or footer are read: waiting, mostly
+        cut = pool.map(lambda shard: list(cut_shard(images.kind, shard, unit_size)), images.shards)
+        units = [unit for shard_units in cut for unit in shard_units]
     return [replace(unit, unit=f"{first + i:06d}") for i, unit in enumerate(units)]
 
 

@@ -13,7 +13,7 @@ from maskmill.pipeline.status import Counter
 from maskmill.storage.files import is_local
 
 EVERY = 5.0  # seconds between lines of a log
-LOOK_LOCAL, LOOK_REMOTE = 0.5, 15.0  # seconds between looks at the files; in an object store each lists the ledger
+LOOK_LOCAL, LOOK_REMOTE = 2.0, 15.0  # seconds between looks at the files; in an object store each lists the ledger
 
 
 class ProgressReporter:
@@ -25,7 +25,7 @@ class ProgressReporter:
         self.total = total
         self.quiet = quiet
         self.begun = time.monotonic()
-        self.before = self.counter.look()[0]
+        self.before = 0 if quiet else self.counter.look()[0]
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.bar if sys.stderr.isatty() else self.lines, daemon=True)
 

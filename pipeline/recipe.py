@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,6 +13,7 @@ from maskmill import __version__
 from maskmill.config import Config, to_tree
 from maskmill.errors import UserError
 from maskmill.storage.files import create_if_absent, read_bytes, to_json, write_bytes
+from maskmill.storage.listing import absolute
 from maskmill.storage.schemas import SCHEMA_VERSION
 
 # Raise it with any change that can alter a row: a build is never continued by code that would compute other numbers.
@@ -44,14 +46,15 @@ class Recipe:
 
     def to_json(self, kind: str) -> dict[str, Any]:
         """The content of build.json."""
+        checkpoint = self.config.model.checkpoint
         return {
             "maskmill": __version__,
             "recipe": self.fingerprint(),
             "filter": {"name": self.filter_name, **to_tree(self.config.filter)},
-            "checkpoint": self.config.model.checkpoint,
+            "checkpoint": checkpoint and str(Path(checkpoint).resolve()),
             "run": to_tree(self.config.run),
             "candidates": self.candidates,
-            "inputs": {"url": self.inputs, "kind": kind},
+            "inputs": {"url": absolute(self.inputs), "kind": kind},
         }
 
 

@@ -35,7 +35,8 @@ def recipe_of(build: Build, run: dict[str, object], checkpoint: str | None) -> R
     info = build.info
     own = {"name": info["recipe"]["model"]["name"], "checkpoint": checkpoint or info["checkpoint"]}
     thresholds = {k: v for k, v in info["filter"].items() if k != "name"}
-    tree = {"model": own, "generate": info["recipe"]["generate"], "filter": thresholds, "run": merge(info["run"], run)}
+    here = {k: v for k, v in info["run"].items() if k not in ("actors", "gpus_per_actor", "cpus_per_actor")}
+    tree = {"model": own, "generate": info["recipe"]["generate"], "filter": thresholds, "run": merge(here, run)}
     cfg = from_tree(Config, tree)
     sha256 = checkpoint_sha256(cfg.model.name, cfg.model.checkpoint)
     recipe = Recipe(cfg, sha256, info["inputs"]["url"], info["filter"]["name"], info["candidates"])
@@ -67,7 +68,13 @@ def changes(before: dict[Image, str], after: dict[Image, str]) -> list[Changed]:
     return [Changed(*image, error, after.get(image)) for image, error in before.items()]
 
 
-def masks_of(path: str | Path | UPath, images: list[Changed]) -> int:
-    """How many masks the images have that are good now."""
+def masks_of(path: str | Path | UPath, tasks: list[Task], images: list[Changed]) -> int:
+    """How many masks the images of these tasks have that are good now."""
+    build = Build(path)
     ids = {image_id(c.shard, c.key) for c in images if c.after is None}
-    return sum(i in ids for i in Build(path).masks()["image_id"].to_pylist()) if ids else 0
+    count = 0
+    for task in tasks:
+        manifest = build.newest(task.unit.unit)
+        found = build.read_unit(manifest, f"masks/{build.own_filter}", ["image_id"])
+        count += sum(i in ids for i in found["image_id"].to_pylist())
+    return count

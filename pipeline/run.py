@@ -1,5 +1,6 @@
 """Run tasks to their end: rounds over an engine, a stop on request, and images that take whole actors with them."""
 
+import contextlib
 import signal
 import threading
 import time
@@ -19,6 +20,7 @@ from maskmill.storage.ledger import Ledger
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # USR1: what Slurm's --signal is often set to
 
+PATIENCE_S = 30  # after the grace time of a stop
 FAILURES_IN_A_ROW = 12  # end a round: then it is not the units
 
 
@@ -47,8 +49,9 @@ def run_tasks(job: Job, tasks: list[Task], engine: Engine, tell: Callable[[str],
             in_a_row = 0
             for receipt in engine.run(job, outcome.left):
                 take(outcome, receipt)
+                check_able(job, outcome.receipts)
                 in_a_row = 0 if receipt.error is None else in_a_row + 1
-                if in_a_row == FAILURES_IN_A_ROW or (stop.is_set() and not at_work(job)):
+                if (in_a_row >= FAILURES_IN_A_ROW or stop.is_set()) and not at_work(job):
                     break  # a storage that is down, or a queue that would only come back undone
             # what failed goes last, so that it cannot keep the rest from its turn
             outcome.left = sorted(still_to_do(job, outcome.left), key=lambda t: t.unit.unit in outcome.errors)
@@ -61,12 +64,16 @@ def run_tasks(job: Job, tasks: list[Task], engine: Engine, tell: Callable[[str],
 
 
 def take(outcome: Outcome, receipt: Receipt) -> None:
-    """Note a receipt. Workers that cannot be made ready end the run, unless it works elsewhere."""
+    """Note a receipt."""
     outcome.receipts.append(receipt)
     if receipt.error is not None:
         outcome.errors[receipt.unit] = receipt.error
-    if receipt.unable and sum(r.unable for r in outcome.receipts) >= 3 and all(r.unable for r in outcome.receipts):
-        raise UserError(str(receipt.error))
+
+
+def check_able(job: Job, receipts: list[Receipt]) -> None:
+    """Workers that cannot be made ready end the run, unless it works elsewhere."""
+    if len(receipts) >= 3 and all(r.unable for r in receipts) and not at_work(job):
+        raise UserError(str(receipts[-1].error))
 
 
 def at_work(job: Job) -> bool:
@@ -108,21 +115,26 @@ def stop_on_signal(job: Job, tell: Callable[[str], None]) -> Iterator[threading.
 
     def handle(number: int, frame: FrameType | None) -> None:
         if asked.is_set():
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt  # the second request, or the alarm: actors that never started give no receipt
         asked.set()
         tell(
             f"{signal.Signals(number).name}: stopping; running units have {job.config.run.grace_s:g} s to finish "
             f"(once more: stop at once)"
         )
-        write_bytes(path, str(time.time()).encode())
+        with contextlib.suppress(OSError):  # a full disk: then only the driver stops, and its actors with it
+            write_bytes(path, str(time.time()).encode())
+        signal.alarm(int(job.config.run.grace_s) + PATIENCE_S)
 
     old: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        old = {number: signal.signal(number, handle) for number in STOPS}
+        old = {number: signal.signal(number, handle) for number in (*STOPS, signal.SIGALRM)}
     try:
         yield asked
     finally:
+        if old:
+            signal.alarm(0)
         for number, handler in old.items():
             signal.signal(number, handler)
         if asked.is_set():
-            remove(path)
+            with contextlib.suppress(OSError):
+                remove(path)

@@ -27,8 +27,9 @@ def totals(build: str | Path | UPath, s: Status) -> Iterator[tuple[str, str]]:
     of = "" if s.images is None else f" of {s.images}"
     each = max(1, s.images_done)
     yield "build", f"{build} ({state})"
-    waiting = len(s.left) - len({t.unit for t in s.running} & {u.unit for u in s.left})
-    yield "units", f"{s.units_done} of {s.units} done, {len(s.running)} running, {waiting} pending"
+    running = {t.unit for t in s.running}
+    waiting = sum(u.unit not in running for u in s.left)
+    yield "units", f"{s.units_done} of {s.units} done, {len(running)} running, {waiting} pending"
     ok = s.images_done - s.quarantined - s.empty
     yield "images", f"{s.images_done}{of}: {ok} ok, {s.empty} empty, {s.quarantined} quarantined"
     yield "masks", f"{s.masks} ({s.masks / each:.1f} an image)"

@@ -27,10 +27,13 @@ from maskmill.pipeline.attempts import (
     condemned,
     read_attempts,
     stop_file,
-)  # fmt: skip
+    trace_file,
+)
 from maskmill.pipeline.unit import Job, Receipt, Task, describe
-from maskmill.storage.files import at, files_in, read_bytes
+from maskmill.storage.files import at, exists, files_in, remove
 from maskmill.storage.ledger import Ledger
+
+START_S = 600.0  # a large model on a slow disk
 
 
 class Died(Exception):
@@ -99,6 +102,8 @@ class Supervisor:
         self.build = at(job.build)
         self.ledger = Ledger(self.build)
         self.worker: WorkerProcess | None = None
+        self.unable = 0  # times that no worker process could be made ready
+        self.stop_seen: float | None = None
 
     def run(self, task: Task) -> Receipt:
         """Do one task, whatever its images do to the worker process. Errors come as receipts."""
@@ -112,7 +117,7 @@ class Supervisor:
         unit = task.unit.unit
         if self.ledger.is_committed(unit, task.redo):
             return Receipt(unit)
-        if self.stopping() is not None:
+        if self.stopping():
             return Receipt(unit, deferred=True)
         files = files_in(self.build / "attempts")
         past = read_attempts(self.build, [task.name], files)
@@ -123,13 +128,17 @@ class Supervisor:
         mine = 0
         while True:
             attempt = Attempt(self.build, task.name, self.job.run_id, careful=self.was_lost(past))
+            last = self.job.config.run.max_retries
+            suspects = [key for key, times in deaths.items() if key is not None and times == last > 0]
             try:
-                receipt = self.attempt(task, attempt)
+                receipt = self.attempt(replace(task, suspect=min(suspects, default=None)), attempt)
             except Stopping:
                 attempt.end(ABANDONED, "the run was stopped")
                 return Receipt(unit, deferred=True)
             except Unable as e:
                 attempt.end(FAILED, str(e))
+                self.unable += 1
+                time.sleep(min(30, 2**self.unable))  # an ill machine must not empty the queue of the others
                 return Receipt(unit, error=str(e), unable=True)
             except Died as e:
                 attempt.end(DIED, str(e))
@@ -146,6 +155,9 @@ class Supervisor:
                 continue
             if receipt.error is None:
                 attempt.done()
+                for trace in past:
+                    if not trace.alive:
+                        remove(trace_file(self.build, trace))
             else:
                 attempt.end(FAILED, receipt.error)
             return replace(receipt, deaths=mine)
@@ -160,7 +172,7 @@ class Supervisor:
 
     def attempt(self, task: Task, attempt: Attempt) -> Receipt:
         """One try. Died, or Stopping."""
-        worker = self.worker or self.start()
+        worker = self.worker or self.start(attempt)
         try:
             worker.send(task)
             return self.watch(worker, attempt)
@@ -168,12 +180,16 @@ class Supervisor:
             self.close()
             raise
 
-    def start(self) -> WorkerProcess:
+    def start(self, attempt: Attempt) -> WorkerProcess:
         """A new worker process, its model loaded."""
-        worker = WorkerProcess(self.job)
+        worker, begun = WorkerProcess(self.job), time.monotonic()
+        limit = self.job.config.run.image_timeout_s
         try:
-            while (message := worker.next(1.0)) is None:
+            while (message := worker.next(min(1.0, limit))) is None:
+                attempt.tick()
                 self.check_stop()
+                if time.monotonic() - begun > max(limit, START_S):
+                    raise Died(f"not ready after {time.monotonic() - begun:.0f} s")
             if message[0] == "unable":
                 raise Unable(f"the worker cannot start: {message[1]}")
         except BaseException:
@@ -206,18 +222,18 @@ class Supervisor:
     def check_stop(self) -> None:
         """Stopping, once the grace time is over."""
         try:
-            since = self.stopping()
+            stopping = self.stopping()
         except OSError:  # asked again at the next heartbeat
             return
-        if since is not None and time.time() - since > self.job.config.run.grace_s:
+        if stopping and time.monotonic() - (self.stop_seen or 0.0) > self.job.config.run.grace_s:
             raise Stopping
 
-    def stopping(self) -> float | None:
-        """When the run was asked to stop; None if it was not."""
-        try:
-            return float(read_bytes(stop_file(self.build, self.job.run_id)))
-        except FileNotFoundError:
-            return None
+    def stopping(self) -> bool:
+        """Whether the run was asked to stop."""
+        found = exists(stop_file(self.build, self.job.run_id))
+        if found and self.stop_seen is None:  # by our own clock: those of other machines differ
+            self.stop_seen = time.monotonic()
+        return found
 
     def close(self) -> None:
         """End the worker process."""

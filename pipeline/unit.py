@@ -28,6 +28,7 @@ class Task:
     unit: Unit
     redo: int = 1  # 1: the whole unit; n: the quarantined images of manifest n - 1
     dead: dict[str, str] = field(default_factory=dict)  # key -> why: images that killed their process
+    suspect: str | None = None  # the image that will be set aside at one more death: it goes first
 
     @property
     def name(self) -> str:

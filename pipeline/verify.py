@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 from upath import UPath
 
+from maskmill.errors import UserError
 from maskmill.pipeline.generate import orphans
 from maskmill.pipeline.plan import Unit, read_plan
 from maskmill.storage.build import Build, read_table
@@ -60,7 +61,8 @@ def verify_unit(build: Build, unit: Unit, manifest: Manifest, ids: Counter[int],
             return
         if table.num_rows != file.rows:
             yield f"unit {unit.unit}: {file.path} has {table.num_rows} rows, its manifest says {file.rows}"
-    yield from verify_images(unit, manifest, tables["images"], ids)
+    masks = tables[f"masks/{build.own_filter}"].num_rows
+    yield from verify_images(unit, manifest, tables["images"], masks, ids)
     for name, table in tables.items():
         if name != "images":
             yield from verify_masks(unit, name, table, tables["images"])
@@ -70,7 +72,7 @@ def verify_unit(build: Build, unit: Unit, manifest: Manifest, ids: Counter[int],
         yield from verify_source(unit, manifest, tables["images"])
 
 
-def verify_images(unit: Unit, manifest: Manifest, images: pa.Table, ids: Counter[int]) -> Iterator[str]:
+def verify_images(unit: Unit, manifest: Manifest, images: pa.Table, masks: int, ids: Counter[int]) -> Iterator[str]:
     """Keys, ids and counts."""
     ids.update(images["image_id"].to_pylist())
     status = Counter(images["status"].to_pylist())
@@ -79,6 +81,7 @@ def verify_images(unit: Unit, manifest: Manifest, images: pa.Table, ids: Counter
         "empty": status[EMPTY],
         "quarantined": status[QUARANTINED],
         "candidates": sum(images["num_candidates"].to_pylist()),
+        "masks": masks,
     }
     for name, number in found.items():
         if number != getattr(manifest, name):
@@ -126,6 +129,10 @@ def verify_subset(unit: Unit, tables: dict[str, pa.Table]) -> Iterator[str]:
 
 def verify_source(unit: Unit, manifest: Manifest, images: pa.Table) -> Iterator[str]:
     """The keys of the source, walked afresh."""
-    keys = [item.key for item in read_items(unit.kind, unit.url, unit.start, unit.count, unit.keys)]
+    try:
+        keys = [item.key for item in read_items(unit.kind, unit.url, unit.start, unit.count, unit.keys)]
+    except (OSError, UserError) as e:
+        yield f"unit {unit.unit}: the source {unit.url} cannot be read: {e}"
+        return
     if hash_keys(keys) != manifest.key_hash or sorted(keys) != sorted(images["key"].to_pylist()):
         yield f"unit {unit.unit}: the source now has other keys than were committed ({len(keys)} now)"

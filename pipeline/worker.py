@@ -43,6 +43,7 @@ log = logging.getLogger("maskmill")
 Segmenter = Callable[[np.ndarray], tuple[MaskTable, MaskTable]]
 # (the image in work, None between images; images done before; how much more time than others it may take)
 Report = Callable[[str | None, int, float], None]
+Rows = tuple[dict[str, Any], pa.Table, pa.Table]  # of one image: in images, candidates, masks
 USUAL_MPX = 16.0  # images beyond it get more time in proportion
 
 
@@ -100,26 +101,41 @@ class Worker:
         again = None if task.redo == 1 else self.quarantined_keys(unit)
         rows: list[dict[str, Any]] = []
         keys: list[str] = []
+        first = self.first(task, report)
         for item in self.items(unit):
             keys.append(item.key)
             if again is not None and item.key not in again:
                 continue
-            done, key = len(rows), item.key
-            if why := task.dead.get(key):
-                item = Item(key, item.data, why)
-            else:
-                report(key, done, 1.0)
-            row, candidates, masks = self.image(unit, item, partial(report, key, done))
+            known = first.get(item.key)
+            row, candidates, masks = known or self.try_image(task, item, report, len(rows))
             rows.append(row)
-            report(None, len(rows), 1.0)  # a death from here on is not this image's
             tables[self.masks].append(masks)
             if self.job.candidates:
                 tables["candidates"].append(candidates)
             if row["status"] == QUARANTINED:
                 log.warning("unit %s image %s quarantined: %s", task.name, item.key, row["error"])
+        if again is not None and (gone := again - set(keys)):
+            raise ValueError(f"{unit.shard} no longer holds {min(gone)!r}: it changed since it was planned")
         tables["images"].append(pa.Table.from_pylist(rows, schema=IMAGES))
         whole = {name: pa.concat_tables(parts) for name, parts in tables.items()}
         return self.commit(task, whole, keys, begun, [row["status"] for row in rows])
+
+    def first(self, task: Task, report: Report) -> dict[str, Rows]:
+        """The image under suspicion, before all others: in a fresh process it is judged by what it does alone."""
+        for item in self.items(task.unit) if task.suspect is not None else ():
+            if item.key == task.suspect:
+                return {item.key: self.try_image(task, item, report, 0)}
+        return {}
+
+    def try_image(self, task: Task, item: Item, report: Report, done: int) -> Rows:
+        """`image`, told before and after; one that was set aside is not begun again."""
+        if why := task.dead.get(item.key):
+            item = Item(item.key, item.data, why)
+        else:
+            report(item.key, done, 1.0)
+        rows = self.image(task.unit, item, partial(report, item.key, done))
+        report(None, done + 1, 1.0)  # a death from here on is not this image's
+        return rows
 
     @property
     def masks(self) -> str:
@@ -168,12 +184,14 @@ class Worker:
                 candidates=int(np.sum(tables["images"]["num_candidates"].to_numpy(), dtype=np.int64)),
                 masks=tables[self.masks].num_rows,
                 key_hash=hash_keys(keys),
-                seconds=round(time.monotonic() - begun, 3),
+                seconds=round(time.monotonic() - begun + (self.before(unit).seconds if task.redo > 1 else 0.0), 3),
                 host=socket.gethostname(),
                 finished=datetime.now(UTC).isoformat(timespec="seconds"),
             )
             if task.redo > 1 and not all(exists(self.build / f.path) for f in files.values()):
                 raise FileNotFoundError("gc took this redo's files for orphans: they must be written again")
+            if task.redo > 1:
+                remove(self.build / "_SUCCESS")  # plain readers would see two versions of the unit, until it is closed
             with self.step("commit"):
                 won = self.ledger.commit(manifest, task.redo)
         except Exception:
@@ -218,9 +236,7 @@ class Worker:
                 f"{unit.shard} now holds {seen} images where {unit.count} were planned: it changed meanwhile"
             )
 
-    def image(
-        self, unit: Unit, item: Item, patience: Callable[[float], None]
-    ) -> tuple[dict[str, Any], pa.Table, pa.Table]:
+    def image(self, unit: Unit, item: Item, patience: Callable[[float], None]) -> Rows:
         """The row of one image and those of its candidates and masks. What cannot be read costs only itself.
 
         `patience` is told how much longer than others it may take, once its size is known.

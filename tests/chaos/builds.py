@@ -50,7 +50,7 @@ def run_local(source: Out, out: Out, *assignments: str, inside: bool = False) ->
     job, tasks = job_for(source, out, *assignments)
     outcome = run_tasks(job, tasks, LocalEngine(inside), print)
     if not outcome.left:
-        close_build(out, open_build(recipe(source, *assignments), out, append=False).plan)
+        close_build(out)
     return outcome
 
 
@@ -107,13 +107,13 @@ def main() -> int:
     made = recipe(source, *assignments)
     opened = open_build(made, out, append=False)
     if not opened.pending:
-        close_build(opened.build, opened.plan)
+        close_build(opened.build)
         return drive.DONE
     job = replace(new_job(made, opened.build, "cpu"), segmenter=SEGMENTER)
     engine = drive.make_engine(name, made.config.run, inside=False)
     tell = drive.teller(quiet=False)
     outcome = run_tasks(job, [Task(u) for u in drive.beside_others(opened, tell)], engine, tell)
-    return drive.finish(opened.build, opened.plan, outcome)
+    return drive.finish(opened.build, outcome)
 
 
 if __name__ == "__main__":

@@ -70,9 +70,13 @@ class Build:
         parts = [self.read_unit(m, table) for m in self.manifests() if table in m.files]
         return pa.concat_tables([schema.empty_table(), *parts])
 
-    def read_unit(self, manifest: Manifest, table: str) -> pa.Table:
+    def newest(self, unit: str) -> Manifest:
+        """The manifest of a committed unit that counts."""
+        return Manifest.read(Ledger(self.path).newest()[unit])
+
+    def read_unit(self, manifest: Manifest, table: str, columns: list[str] | None = None) -> pa.Table:
         """One unit's rows of a table."""
-        return read_table(self.path / manifest.files[table].path).replace_schema_metadata(None)
+        return read_table(self.path / manifest.files[table].path, columns).replace_schema_metadata(None)
 
     @staticmethod
     def decode(row: Mapping[str, Any]) -> np.ndarray:
@@ -80,7 +84,7 @@ class Build:
         return decode(row["counts"], row["height"], row["width"])
 
 
-def read_table(path: UPath) -> pa.Table:
+def read_table(path: UPath, columns: list[str] | None = None) -> pa.Table:
     """One Parquet file, footer metadata included."""
     with remote.named(path), path.open("rb") as file:
-        return pq.ParquetFile(file).read()
+        return pq.ParquetFile(file).read(columns)

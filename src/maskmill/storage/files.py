@@ -158,6 +158,13 @@ def files_in(folder: UPath) -> list[UPath]:
     return [folder / n.removeprefix(root).lstrip("/") for n in names if n != root and not n.endswith("/")]
 
 
+def names_in(folder: UPath) -> list[str]:
+    """The names of the files in `folder` itself, sorted; none if there is no such folder. One listing, no stat."""
+    if is_local(folder):
+        return sorted(os.listdir(local(folder))) if exists(folder) else []
+    return [relative(path, folder) for path in files_in(folder) if "/" not in relative(path, folder)]
+
+
 def relative(path: UPath, folder: UPath) -> str:
     """`path` within `folder`, with slashes."""
     return str(path.path.removeprefix(folder.path.rstrip("/")).lstrip("/"))

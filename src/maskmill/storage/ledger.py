@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 
 from upath import UPath
 
-from maskmill.storage.files import at, create_if_absent, exists, files_in, read_bytes, to_json, write_bytes
+from maskmill.storage.files import at, create_if_absent, exists, names_in, read_bytes, to_json, write_bytes
 
 NAME = re.compile(r"(?P<unit>.+?)(@(?P<redo>\d+))?\.json")
 
@@ -80,9 +80,9 @@ class Ledger:
     def redos(self) -> dict[str, int]:
         """unit -> the number of its highest redo (1: done once), from one listing; no file is opened."""
         best: dict[str, int] = {}
-        for path in files_in(self.folder):
-            match = NAME.fullmatch(path.name)
-            if match is not None and not path.name.startswith("."):
+        for name in names_in(self.folder):
+            match = NAME.fullmatch(name)
+            if match is not None and not name.startswith("."):
                 best[match["unit"]] = max(int(match["redo"] or 1), best.get(match["unit"], 1))
         return dict(sorted(best.items()))
 
