@@ -19,7 +19,7 @@ from maskmill.pipeline.unit import Job
 from tests.unit.tables import table
 
 SEGMENTER = "tests.chaos.fake:FakeSegmenter"
-CALM, RAISE, EMPTY, SEGFAULT, EXIT, HANG, KILL_ACTOR, SEGFAULT_ONCE = range(8)
+CALM, RAISE, EMPTY, SEGFAULT, EXIT, HANG, KILL_ACTOR, SEGFAULT_ONCE, NOT_AFTER_OTHERS = range(9)
 
 
 class FakeSegmenter:
@@ -30,11 +30,16 @@ class FakeSegmenter:
         beside = Path(job.build).parent / "seconds"
         said = beside.read_text() if beside.exists() else os.environ.get("MASKMILL_FAKE_SECONDS", "0")
         self.seconds = float(said)
+        self.images = 0
 
     def __call__(self, image: np.ndarray) -> tuple[MaskTable, MaskTable]:
         """H x W x 3 uint8 -> three candidates, two masks."""
         time.sleep(self.seconds)
-        misbehave(int(image[0, 0, 0]) if tuple(image[0, 0, 1:]) == (1, 2) else CALM)
+        how = int(image[0, 0, 0]) if tuple(image[0, 0, 1:]) == (1, 2) else CALM
+        if how == NOT_AFTER_OTHERS and self.images:  # dies of what its neighbours left in the process
+            ctypes.string_at(0)
+        misbehave(how)
+        self.images += 1
         masks = fake_masks(image, 0 if tuple(image[0, 0]) == (EMPTY, 1, 2) else 3)
         return masks, masks.take(np.arange(len(masks))[:2])
 

@@ -12,9 +12,14 @@ import pyarrow as pa
 import pytest
 
 from maskmill.errors import UserError
-from maskmill.pipeline.generate import open_build, orphans
+from maskmill.pipeline import drive
+from maskmill.pipeline.attempts import Attempt
+from maskmill.pipeline.engines.local import LocalEngine
+from maskmill.pipeline.generate import claim_append, new_job, open_build, orphans, others_have_ended
+from maskmill.pipeline.retry import recipe_of, retry_tasks
 from maskmill.pipeline.verify import verify
 from maskmill.storage.build import Build
+from maskmill.storage.files import at
 from maskmill.storage.ledger import Ledger
 from tests.pipeline.conftest import QUICK, build, config, drawing, make_tar, png, recipe_for, tables
 
@@ -142,3 +147,40 @@ def test_verify_names_what_is_broken(photos: Path, tmp_path: Path) -> None:
     problems = list(verify(tmp_path / "b", quick=False))
     assert any(victim.name in p and "not the file that was committed" in p for p in problems)
     assert any("unit 000002: not committed yet" in p for p in problems)
+
+
+def test_a_build_inside_its_images_is_refused(photos: Path) -> None:
+    with pytest.raises(UserError, match="lies inside the images"):
+        open_build(recipe_for(photos), photos / "masks", append=False)
+    assert not (photos / "masks").exists()
+
+
+def test_of_two_appends_at_once_one_is_refused(photos: Path, tmp_path: Path) -> None:
+    claim_append(at(tmp_path), 7)
+    with pytest.raises(UserError, match="another --append"):
+        claim_append(at(tmp_path), 7)
+
+
+def test_a_build_is_not_closed_beside_another_run(tmp_path: Path) -> None:
+    attempt = Attempt(at(tmp_path), "000000", "other")
+    assert not others_have_ended(at(tmp_path), most=0.1)
+    attempt.done()
+    assert others_have_ended(at(tmp_path), most=0.1)
+
+
+def test_retry_refuses_a_tar_that_was_mended_meanwhile(tmp_path: Path) -> None:
+    """Its `@byte=N` is gone: a row would be lost."""
+    whole = make_tar(tmp_path / "whole.tar", {f"{i}.png": png(drawing(i)) for i in range(3)})
+    cut = tmp_path / "in" / "cut.tar"
+    cut.parent.mkdir()
+    cut.write_bytes(whole.read_bytes()[:1300])
+    made = build(cut, tmp_path / "b")
+    rows = made.images()
+    cut.write_bytes(whole.read_bytes())
+    with pytest.raises(UserError, match="1 changed"):
+        drive.retry(recipe_of(made, {}, None), made.path, LocalEngine(inside=True), "cpu", quiet=True)
+    (task,) = retry_tasks(tmp_path / "b")
+    job = new_job(recipe_for(cut), made.path, "cpu")
+    (receipt,) = LocalEngine(inside=True).run(job, [task])
+    assert receipt.error is not None and "no longer holds '@byte=" in receipt.error
+    assert Build(tmp_path / "b").images() == rows

@@ -30,7 +30,7 @@ from maskmill.storage.build import Build
 from maskmill.storage.files import at, write_bytes
 from maskmill.storage.ledger import Ledger
 from tests.chaos.builds import assert_same, driver, images, job_for, kill, run_local, tables, wait_for
-from tests.chaos.fake import EXIT, HANG, RAISE, SEGFAULT, SEGFAULT_ONCE, save
+from tests.chaos.fake import EXIT, HANG, NOT_AFTER_OTHERS, RAISE, SEGFAULT, SEGFAULT_ONCE, save
 from tests.pipeline.conftest import make_tar
 
 ODD = {1: SEGFAULT, 3: EXIT, 4: RAISE, 7: HANG}  # one in the middle of a unit, one at its begin, two in one
@@ -315,3 +315,12 @@ def test_an_actor_holds_no_model() -> None:
     code = "import sys, maskmill.pipeline.engines.ray, maskmill.pipeline.summary; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_an_image_that_dies_of_its_neighbours_is_not_blamed(tmp_path: Path) -> None:
+    """Before the last try it is done first, in a fresh process."""
+    source = images(tmp_path / "in", 3, {1: NOT_AFTER_OTHERS})
+    outcome = run_local(source, tmp_path / "b")
+    assert sum(r.deaths for r in outcome.receipts) == 2
+    assert Build(tmp_path / "b").images()["status"].to_pylist() == ["ok"] * 3
+    assert list(verify(tmp_path / "b", quick=False)) == []
