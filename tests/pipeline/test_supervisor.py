@@ -76,7 +76,7 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every image takes a while: time to disturb the run."""
-    monkeypatch.setenv("MASKMILL_FAKE_SECONDS", "0.3")
+    monkeypatch.setenv("MASKMILL_FAKE_SECONDS", "0.6")
 
 
 @pytest.fixture
