@@ -1,6 +1,6 @@
 """Does Ray keep the cores busy? The same images by nano: two bare loops side by side, and Ray with two actors.
 
-`python -m benchmarks.throughput` (minutes on 2 cores). Both run the same worker on units of one image; start-up is
+`python -m benchmarks.throughput` (minutes on 2 cores). Both run the same worker on units of four images; start-up is
 left out: throughput counts from the first receipts to the last but one. Results: benchmarks/results/throughput.json.
 """
 
@@ -30,12 +30,13 @@ from tests.parity.machine import machine
 
 RESULTS = Path(__file__).parent / "results" / "throughput.json"
 ACTORS = 2
+UNIT = 4  # images
 
 
 def opened(source: Path, out: Path, grid: int) -> tuple[Job, list[Task], Recipe]:
     """A new build with units of one image."""
     shutil.rmtree(out, ignore_errors=True)
-    cfg = resolve(assignments=("run.unit_size=1", f"run.actors={ACTORS}", f"generate.points_per_side={grid}"))
+    cfg = resolve(assignments=(f"run.unit_size={UNIT}", f"run.actors={ACTORS}", f"generate.points_per_side={grid}"))
     recipe = Recipe(cfg, checkpoint_sha256("nano"), str(source), "default", candidates=True)
     build = open_build(recipe, out, append=False)
     return new_job(recipe, build.build, "cpu"), [Task(unit) for unit in build.pending], recipe
@@ -75,13 +76,13 @@ def by_ray(source: Path, out: Path, grid: int) -> list[float]:
 
 def throughput(ends: list[float]) -> float:
     """Images a second, without the start-up before it and without the wait for the last actor after it."""
-    first, last = 2 * ACTORS, len(ends) - ACTORS
-    return (last - first) / (ends[last] - ends[first])
+    first, last = ACTORS, len(ends) - ACTORS
+    return UNIT * (last - first) / (ends[last] - ends[first])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--images", type=int, default=80)
     parser.add_argument("--grid", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
