@@ -142,16 +142,10 @@ class Supervisor:
                 return Receipt(unit, error=str(e), unable=True)
             except Died as e:
                 attempt.end(DIED, str(e))
-                key, mine = attempt.trace.key, mine + 1
-                assert key not in task.dead, "an image that was set aside is not begun again"
-                deaths[key] += 1
-                if key is not None and deaths[key] > self.job.config.run.max_retries:
-                    why = f"ProcessDied: the worker process died {deaths.pop(key)} times at this image, last: {e}"
-                    condemn(self.build, task.name, key, why)
-                    task = task.without(key, why)
-                elif deaths[None] > self.job.config.run.max_retries or deaths.total() > self.most():
-                    words = f"its worker process died {deaths.total()} times, at no one image more often, last: {e}"
-                    return Receipt(unit, deaths=mine, error=words)
+                mine += 1
+                task, given_up = self.judge(task, attempt.trace.key, deaths, str(e))
+                if given_up is not None:
+                    return Receipt(unit, deaths=mine, error=given_up)
                 continue
             if receipt.error is None:
                 attempt.done()
@@ -161,6 +155,19 @@ class Supervisor:
             else:
                 attempt.end(FAILED, receipt.error)
             return replace(receipt, deaths=mine)
+
+    def judge(self, task: Task, key: str | None, deaths: Counter[str | None], how: str) -> tuple[Task, str | None]:
+        """Count a death at `key`. The task, without that image if it died of it too often; why the unit is given up."""
+        assert key not in task.dead, "an image that was set aside is not begun again"
+        deaths[key] += 1
+        borne = self.job.config.run.max_retries
+        if key is not None and deaths[key] > borne:
+            why = f"ProcessDied: the worker process died {deaths.pop(key)} times at this image, last: {how}"
+            condemn(self.build, task.name, key, why)
+            return task.without(key, why), None
+        if deaths[None] > borne or deaths.total() > self.most():
+            return task, f"its worker process died {deaths.total()} times, at no one image more often, last: {how}"
+        return task, None
 
     def most(self) -> int:
         """Deaths at ever other images that are borne before the unit is given up: that is the machine, not an image."""
