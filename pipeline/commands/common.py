@@ -1,0 +1,57 @@
+"""What several commands share: exit codes, options, signals."""
+
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from maskmill.errors import UserError
+
+FAILED, BAD_INPUT, RESUMABLE = 1, 2, 75
+
+
+def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that decide what is made; `generate` and `plan` share them."""
+    for option in reversed(
+        (
+            click.option("--model", metavar="NAME", help="A name that `maskmill models` lists. Default: nano."),
+            click.option("--checkpoint", metavar="FILE", help="Weights: Meta's .pth as it is, or .safetensors."),
+            click.option("--config", metavar="YAML", help="A config file, or a name: default, sa1b."),
+            click.option("--filter", "filter_name", metavar="NAME|YAML", help="Thresholds: default, sa1b, or a file."),
+            click.option("--set", "assignments", multiple=True, metavar="key=value", help="Change one config key."),
+            click.option("--device", metavar="D", help="cpu, cuda, cuda:1 ... Default: a GPU where there is one."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def stop_resumable() -> None:
+    """Before and after the run itself, which drains, a signal ends the command at once, as Ctrl-C does: with 75."""
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, interrupt)
+
+
+def debugging() -> bool:
+    """Whether --debug was given: the local engine then works in this process, where a debugger can follow it."""
+    return bool(click.get_current_context().find_root().params.get("debug"))
+
+
+def check_device(device: str | None, here: bool) -> None:
+    """Refuse a device that torch does not know, or that is missing where the work runs `here`, not on a cluster."""
+    import torch
+
+    if device is None:
+        return
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as e:
+        raise UserError(f"--device {device!r} is no device: expected cpu, cuda or cuda:N") from e
+    if here and kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {device!r}: torch finds no CUDA GPU here; leave --device out to use the CPU")
