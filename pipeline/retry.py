@@ -11,7 +11,7 @@ from maskmill.pipeline.plan import read_plan
 from maskmill.pipeline.recipe import Recipe
 from maskmill.pipeline.status import quarantine
 from maskmill.pipeline.unit import Task
-from maskmill.sam.build import checkpoint_sha256
+from maskmill.pipeline.weights import weights_sha256
 from maskmill.storage.build import Build
 from maskmill.storage.files import at
 from maskmill.storage.ledger import Ledger
@@ -38,7 +38,7 @@ def recipe_of(build: Build, run: dict[str, object], checkpoint: str | None) -> R
     here = {k: v for k, v in info["run"].items() if k not in ("actors", "gpus_per_actor", "cpus_per_actor")}
     tree = {"model": own, "generate": info["recipe"]["generate"], "filter": thresholds, "run": merge(here, run)}
     cfg = from_tree(Config, tree)
-    sha256 = checkpoint_sha256(cfg.model.name, cfg.model.checkpoint)
+    sha256 = weights_sha256(cfg.model.name, cfg.model.checkpoint)
     recipe = Recipe(cfg, sha256, info["inputs"]["url"], info["filter"]["name"], info["candidates"])
     if recipe.fingerprint() != info["recipe"]:
         raise UserError(

@@ -1,5 +1,6 @@
 """What several commands share: exit codes, options, signals."""
 
+import re
 import signal
 from collections.abc import Callable
 from types import FrameType
@@ -44,14 +45,13 @@ def debugging() -> bool:
 
 
 def check_device(device: str | None, here: bool) -> None:
-    """Refuse a device that torch does not know, or that is missing where the work runs `here`, not on a cluster."""
-    import torch
-
+    """Refuse what is no device, or one that is missing where the work runs `here`, not on a cluster."""
     if device is None:
         return
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as e:
-        raise UserError(f"--device {device!r} is no device: expected cpu, cuda or cuda:N") from e
-    if here and kind == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {device!r}: torch finds no CUDA GPU here; leave --device out to use the CPU")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UserError(f"--device {device!r} is no device: expected cpu, cuda or cuda:N")
+    if here and device != "cpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UserError(f"--device {device!r}: torch finds no CUDA GPU here; leave --device out to use the CPU")

@@ -45,11 +45,11 @@ def generate(
     from maskmill.config import resolve
     from maskmill.pipeline import drive
     from maskmill.pipeline.recipe import Recipe
-    from maskmill.sam.build import checkpoint_sha256
+    from maskmill.pipeline.weights import weights_sha256
 
     stop_resumable()
     cfg = resolve(model, checkpoint, config, filter_name, assignments)
-    sha256 = checkpoint_sha256(cfg.model.name, cfg.model.checkpoint)
+    sha256 = weights_sha256(cfg.model.name, cfg.model.checkpoint)
     check_device(device, here=engine == "local")
     recipe = Recipe(cfg, sha256, images, Path(filter_name or "default").stem, candidates=not no_candidates)
     sys.exit(drive.generate(recipe, out, drive.make_engine(engine, cfg.run, debugging()), device, append, quiet))

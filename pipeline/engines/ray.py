@@ -1,24 +1,34 @@
-"""The Ray engine: Ray Data over unit descriptors with a pool of actors.
+"""The Ray engine: a pool of actors, each with one unit at a time.
 
-One row = one block = one unit. The actor's worker process decodes, segments, writes and commits, and a receipt comes
-back, so no pixel and no mask crosses the object store. Ray owns actors, autoscaling and the loss of nodes.
+The actor's worker process decodes, segments, writes and commits, and a receipt comes back, so no pixel and no mask
+crosses the object store. Ray owns where actors run, and what becomes of them and their nodes. Plain actors, not Ray
+Data: units are few, long and commit themselves, so blocks, their order and their retries would only be in the way
+(12 ms a unit, memory in the driver, a unit bound to an actor that waits for a lost node).
 """
 
 import logging
 import os
-import pickle
 import signal
-import warnings
+import time
+from collections import Counter, deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import ray
-import ray.data
+from ray.exceptions import RayError, RayTaskError
 
 from maskmill.config import RunConfig
+from maskmill.errors import UserError
 from maskmill.pipeline.engines.metrics import Metrics, UnitGauge
 from maskmill.pipeline.supervisor import Supervisor
-from maskmill.pipeline.unit import Job, Receipt, Task
+from maskmill.pipeline.unit import Job, Receipt, Task, describe
+
+START_TRIES = 3  # actors that die at their start, one after another
+GROWTH_S = 10.0  # how often to look whether the cluster has grown
+HINT_S = 60.0  # without any actor
+
+log = logging.getLogger("maskmill")
 
 
 class UnitActor:
@@ -29,11 +39,97 @@ class UnitActor:
         self.supervisor = Supervisor(job)
         self.metrics = Metrics()
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A task -> a receipt."""
-        receipt = self.supervisor.run(pickle.loads(row["task"]))
+    def ready(self) -> None:
+        """Returns once the actor runs."""
+
+    def run(self, task: Task) -> Receipt:
+        """Do one task."""
+        receipt = self.supervisor.run(task)
         self.metrics.count(receipt)
-        return {"receipt": pickle.dumps(receipt)}
+        return receipt
+
+
+@dataclass
+class Call:
+    """What an actor is asked: a task, or (None) whether it runs."""
+
+    actor: Any
+    task: Task | None
+
+
+class Pool:
+    """The actors of one run. Each has one call open, so those that are idle do not exist."""
+
+    def __init__(self, config: RunConfig, job: Job) -> None:
+        self.config, self.job = config, job
+        self.cpus, self.gpus = actor_resources(config, job)
+        self.actor = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus)(UnitActor)  # type: ignore[call-overload]
+        self.calls: dict[Any, Call] = {}  # by the reference of the answer
+        self.failed_starts: list[str] = []  # since the last that succeeded
+        self.size, self.looked = 0, -GROWTH_S
+        self.idle_since: float | None = time.monotonic()  # since when no actor runs; None: one does, or it was said
+
+    def run(self, tasks: list[Task]) -> Iterator[Receipt]:
+        """Receipts as tasks end. A task whose actors were lost more than `max_retries` times has none."""
+        queue, losses = deque(tasks), Counter[str]()
+        try:
+            while queue or self.working():
+                self.staff(len(queue))
+                for ref in self.answers():
+                    call = self.calls.pop(ref)
+                    try:
+                        receipt = ray.get(ref)
+                    except RayTaskError as e:  # the supervisor makes receipts of errors, so this is one of Ray's side
+                        assert call.task is not None, "`ready` raises nothing"
+                        receipt = Receipt(call.task.unit.unit, error=describe(e))
+                    except RayError as e:
+                        ray.kill(call.actor)
+                        if call.task is None:
+                            self.failed_starts.append(describe(e))
+                        elif losses[call.task.name] < self.config.max_retries:
+                            losses[call.task.name] += 1
+                            queue.appendleft(call.task)
+                        continue
+                    self.failed_starts, self.idle_since = [], None
+                    if queue:  # else its handle goes, and the actor with it: its resources are free for others
+                        self.ask(call.actor, queue.popleft())
+                    if call.task is not None:
+                        yield receipt
+        finally:
+            for call in self.calls.values():
+                ray.kill(call.actor)
+
+    def working(self) -> int:
+        """Tasks in work."""
+        return sum(call.task is not None for call in self.calls.values())
+
+    def ask(self, actor: Any, task: Task | None) -> None:
+        """Open a call."""
+        ref = actor.ready.remote() if task is None else actor.run.remote(task)
+        self.calls[ref] = Call(actor, task)
+
+    def answers(self) -> list[Any]:
+        """References of answers that are there, after a short wait for one."""
+        found, _ = ray.wait(list(self.calls), num_returns=1, timeout=1.0)
+        if self.idle_since is not None and time.monotonic() - self.idle_since > HINT_S:
+            self.idle_since = None
+            log.warning(
+                f"no actor could be started for {HINT_S:.0f} s: each wants {self.cpus:g} CPU and {self.gpus:g} GPU "
+                f"(run.cpus_per_actor, run.gpus_per_actor), the cluster has {resources()}; waiting"
+            )
+        return list(found)
+
+    def staff(self, waiting: int) -> None:
+        """Start as many actors as the cluster holds and the tasks in the queue can use, in place of lost ones too."""
+        if (now := time.monotonic()) - self.looked >= GROWTH_S:
+            self.looked, self.size = now, pool_size(self.config, self.cpus, self.gpus)
+        if len(self.failed_starts) >= START_TRIES:
+            if not self.calls:
+                raise UserError(f"no actor can be started on the cluster, last: {self.failed_starts[-1][:800]}")
+            return
+        starting = len(self.calls) - self.working()
+        for _ in range(min(waiting - starting, self.size - len(self.calls))):
+            self.ask(self.actor.remote(self.job), None)
 
 
 class RayEngine:
@@ -53,32 +149,8 @@ class RayEngine:
 
     def run(self, job: Job, tasks: list[Task]) -> Iterator[Receipt]:
         """Receipts as tasks end. A task whose actors died too often has none."""
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.max_errored_blocks = -1  # a unit that kills its actor costs only itself
-        # With one task in flight an actor is never more than 100% used; Ray's default of 175% would never add one.
-        context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        cpus, gpus = actor_resources(self.config, job)
-        size = min(len(tasks), pool_size(self.config, cpus, gpus))
-        rows = [{"task": pickle.dumps(task)} for task in tasks]
-        with warnings.catch_warnings():
-            # Until 2.64 retries of actor tasks have no other public parameter; pyproject.toml pins below it.
-            warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-            dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-                UnitActor,  # type: ignore[arg-type]
-                fn_constructor_args=(job,),
-                compute=ray.data.ActorPoolStrategy(
-                    min_size=1, initial_size=size, max_size=size, max_tasks_in_flight_per_actor=1
-                ),
-                num_cpus=cpus,
-                num_gpus=gpus,
-                max_restarts=-1,
-                max_task_retries=self.config.max_retries,  # of a lost actor; Ray's own default repeats for ever
-            )
         gauge, done, failed = UnitGauge(), 0, 0
-        for row in dataset.iter_rows():
-            receipt: Receipt = pickle.loads(row["receipt"])
+        for receipt in Pool(self.config, job).run(tasks):
             failed += receipt.error is not None
             done += receipt.error is None and not receipt.deferred
             gauge.set(done, len(tasks) - done - failed, failed)
@@ -127,6 +199,6 @@ def pool_size(run: RunConfig, cpus: float, gpus: float) -> int:
 
 
 def resources() -> dict[str, float]:
-    """What the cluster has in all."""
+    """What the cluster has in all, CPUs and GPUs."""
     have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return have
+    return {name: have[name] for name in ("CPU", "GPU") if name in have}

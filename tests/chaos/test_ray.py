@@ -78,7 +78,7 @@ def shoot(words: str) -> bool:
     return False
 
 
-ACTOR, WORKER = "ray::MapWorker", "maskmill.pipeline.child"
+ACTOR, WORKER = "ray::UnitActor", "maskmill.pipeline.child"
 
 
 @pytest.fixture(scope="module")
