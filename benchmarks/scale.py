@@ -1,9 +1,10 @@
 """What the engine costs without a model: planning, scheduling, ledger and files at the scale of SA-1B.
 
-`python -m benchmarks.scale` (about 10 minutes on 2 cores) measures, each in a process of its own:
+`python -m benchmarks.scale` (about 15 minutes on 2 cores) measures, each in a process of its own:
 - plan: 11,000 tars of 1,000 images from a synthetic listing: seconds and memory to plan, to reopen, to read the status;
 - bare and ray: the same units with a segmenter that costs nothing, in a plain loop and by Ray with one actor: overhead
   of a unit, memory of the driver, growth with the number of units;
+- whole: 11,000 units in one Ray run: memory of the driver;
 - resume: a Ray run of 5,000 units, killed at half, and started again.
 Results: benchmarks/results/scale.json.
 """
@@ -213,6 +214,7 @@ def main() -> None:
             pair = {name: apart(folder, "run", str(units), name) for name in ("local", "ray")}
             overhead = pair["ray"]["ms_a_unit"] - pair["local"]["ms_a_unit"]
             found["runs"].append({"units": units, "overhead_ms_a_unit": round(overhead, 2), **pair})
+        found["whole"] = apart(folder, "run", str(BIG_UNITS), "ray")
         found["resume"] = apart(folder, "resume", str(args.units))
     RESULTS.parent.mkdir(exist_ok=True)
     write_bytes(at(RESULTS), to_json(found))
