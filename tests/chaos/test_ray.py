@@ -273,6 +273,7 @@ def test_a_broken_tar_under_a_driver_death(machines: Machines, source: Path, out
         words.size = 1000
         tar.addfile(words, io.BytesIO(b"no picture" * 100))
         tar.add(source / "0020.png", "last.png")
+    with tarfile.open(whole) as tar:
         end = tar.getmember("last.png").offset_data + 10
     cut = out.with_name("cut.tar")
     cut.write_bytes(whole.read_bytes()[:end])
