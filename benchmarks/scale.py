@@ -12,7 +12,6 @@ Results: benchmarks/results/scale.json.
 import argparse
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -50,8 +49,9 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def peak_mb() -> int:
-    """The largest resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    """The largest resident size of this process. Not ru_maxrss: that begins with its parent's, across fork and exec."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) >> 10
 
 
 def listing() -> ImageSet:

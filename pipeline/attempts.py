@@ -33,7 +33,7 @@ def heartbeat(build: UPath) -> float:
 class Trace:
     """The content of one file. Times are seconds since the epoch."""
 
-    task: str  # unit, or unit@n
+    task: str  # unit or unit@n, of a later filter masks.<filter>.unit
     attempt: str
     state: str
     run_id: str
@@ -50,12 +50,29 @@ class Trace:
     @property
     def unit(self) -> str:
         """The unit of the task."""
-        return self.task.partition("@")[0]
+        return parse_task(self.task)[1]
+
+    @property
+    def ledger(self) -> str:
+        """Where the task is committed."""
+        return parse_task(self.task)[0]
+
+    @property
+    def redo(self) -> int:
+        """The number of the manifest that it was to commit."""
+        return parse_task(self.task)[2]
 
     @property
     def alive(self) -> bool:
         """Whether a heartbeat was seen lately."""
         return self.state == RUNNING and time.time() - self.updated < 5 * self.beat + 5
+
+
+def parse_task(name: str) -> tuple[str, str, int]:
+    """The inverse of `Task.name`: ledger, unit, redo."""
+    filed, _, redo = name.partition("@")
+    ledger, _, unit = filed.rpartition(".")
+    return ledger or "images", unit, int(redo) if redo.isdecimal() else 1
 
 
 class Attempt:

@@ -12,16 +12,14 @@ import threading
 import time
 from multiprocessing.connection import Connection
 
-from maskmill.pipeline.unit import Job, Task, describe
+from maskmill.pipeline.unit import Job, Task, describe, make_worker
 
 
 def serve(link: Connection) -> None:
     """Receive a job, then task after task. Every image that is begun is told first; None ends it."""
     job: Job = link.recv()
     try:
-        from maskmill.pipeline.worker import Worker  # the model's libraries: after the supervisor is being watched
-
-        worker = Worker(job)
+        worker = make_worker(job)  # it loads the model's libraries: only now that the supervisor is being watched
     except Exception as e:
         link.send(("unable", describe(e)))
         return

@@ -8,12 +8,17 @@ import click
 from maskmill import __version__
 from maskmill.errors import UserError
 from maskmill.pipeline.commands.common import BAD_INPUT, FAILED, RESUMABLE
+from maskmill.pipeline.commands.export import export
+from maskmill.pipeline.commands.filter import filter_command
 from maskmill.pipeline.commands.gc import gc
 from maskmill.pipeline.commands.generate import generate, plan
+from maskmill.pipeline.commands.imports import imports
 from maskmill.pipeline.commands.models import models
+from maskmill.pipeline.commands.report import report
 from maskmill.pipeline.commands.retry import retry
 from maskmill.pipeline.commands.status import status
 from maskmill.pipeline.commands.verify import verify
+from maskmill.pipeline.commands.view import view
 
 
 class Commands(click.Group):
@@ -56,7 +61,7 @@ def main(debug: bool) -> None:
     """
 
 
-for command in (generate, plan, status, verify, retry, gc, models):
+for command in (generate, plan, status, verify, retry, filter_command, gc, report, view, export, imports, models):
     main.add_command(command)
 
 if __name__ == "__main__":

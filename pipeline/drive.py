@@ -10,16 +10,18 @@ from maskmill.errors import UserError
 from maskmill.pipeline.attempts import read_attempts
 from maskmill.pipeline.engines import Engine
 from maskmill.pipeline.engines.local import LocalEngine
-from maskmill.pipeline.generate import Opened, check_inputs, close_build, collect_orphans, new_job, open_build, orphans
+from maskmill.pipeline.generate import check_inputs, close_build, collect_orphans, new_job, open_build, orphans
 from maskmill.pipeline.plan import Unit, compare, read_plan
 from maskmill.pipeline.preview import write_preview
 from maskmill.pipeline.progress import ProgressReporter
 from maskmill.pipeline.recipe import Recipe
+from maskmill.pipeline.refilter import filter_job, filter_tasks, lagging, masks_by
 from maskmill.pipeline.retry import changes, masks_of, quarantined_now, retry_tasks
 from maskmill.pipeline.run import Outcome, run_tasks
 from maskmill.pipeline.summary import summary
 from maskmill.pipeline.unit import Job, Task
-from maskmill.storage.files import relative, remove
+from maskmill.storage.build import Build
+from maskmill.storage.files import exists, relative, remove
 from maskmill.storage.sources import scan
 
 DONE, FAILED, BAD_INPUT, RESUMABLE = 0, 1, 2, 75
@@ -41,15 +43,20 @@ def generate(recipe: Recipe, out: str, engine: Engine, device: str | None, appen
     opened = open_build(recipe, out, append)
     build = opened.build
     if not opened.pending:
+        followed = bring_along(build, recipe.config.run, engine, tell)
+        if followed.left:
+            return finish(build, followed)
         closed = close_build(build)
         state = "finished" if closed == "closed" else "complete, but another run is still at work on it"
         click.echo(f"{build} is {state}: {len(opened.plan)} units; nothing to do")
         return DONE
     job = new_job(recipe, build, device)
-    tasks = [Task(unit) for unit in beside_others(opened, tell)]
+    tasks = beside_others(build, [Task(unit) for unit in opened.pending], tell)
     tell(f"{len(tasks)} of {len(opened.plan)} units to do, with {recipe.model_id}")
     with ProgressReporter(build, count_images(opened.plan), quiet):
         outcome = run_tasks(job, tasks, engine, tell)
+    if not outcome.stopped:
+        outcome += bring_along(build, recipe.config.run, engine, tell)
     code = finish(build, outcome)
     if not quiet:
         for line in summary(build):
@@ -78,17 +85,30 @@ def teller(quiet: bool) -> Tell:
     return lambda words: None if quiet else click.echo(words, err=True)
 
 
-def beside_others(opened: Opened, tell: Tell) -> list[Unit]:
-    """The pending units. Beside another driver from the other end, so that the two meet in the middle."""
-    others = [t for t in read_attempts(opened.build) if t.alive]
+def beside_others(build: UPath, tasks: list[Task], tell: Tell) -> list[Task]:
+    """The tasks. Beside another driver from the other end, so that the two meet in the middle."""
+    others = [t for t in read_attempts(build) if t.alive and t.ledger == tasks[0].ledger]
     if not others:
-        return opened.pending
+        return tasks
     hosts = ", ".join(sorted({t.host for t in others}))
     tell(
-        f"another run is at work on {opened.build}: {len(others)} units in work on {hosts}. Both may go on: "
+        f"another run is at work on {build}: {len(others)} units in work on {hosts}. Both may go on: "
         f"each unit is committed once, by whoever is first"
     )
-    return opened.pending[::-1]
+    return tasks[::-1]
+
+
+def bring_along(build: UPath, run: RunConfig, engine: Engine, tell: Tell) -> Outcome:
+    """Apply the later filters of a build to the units that were committed since, and say what that changed."""
+    made, total = Build(build), Outcome()
+    for name in [] if exists(build / "_SUCCESS") else made.later_filters:
+        tasks = filter_tasks(made, name)
+        if not tasks or total.stopped:
+            continue
+        before = masks_by(made, name, tasks)
+        total += run_tasks(filter_job(made, name, run), tasks, engine, tell)
+        tell(f"filter {name}: {len(tasks)} units once more, {before} -> {masks_by(made, name, tasks)} masks in them")
+    return total
 
 
 def finish(build: UPath, outcome: Outcome) -> int:
@@ -99,6 +119,9 @@ def finish(build: UPath, outcome: Outcome) -> int:
             click.echo(f"every unit is committed; another run is still at work on {build} and will close it", err=True)
         if closed == "incomplete":
             click.echo(f"other units of {build} are still to do: maskmill generate continues them", err=True)
+        if closed == "filters":
+            names = ", ".join(lagging(Build(build)))
+            click.echo(f"not all units of {build} have masks by {names} yet: maskmill filter continues it", err=True)
         return DONE
     if outcome.stopped:
         click.echo(f"maskmill: stopped; {len(outcome.left)} units are left; the same command continues", err=True)
@@ -120,9 +143,8 @@ def retry(recipe: Recipe, build: UPath, engine: Engine, device: str | None, quie
     plan, tasks = read_plan(build / "plan.parquet"), retry_tasks(build)
     before = quarantined_now(build)
     if not tasks:
-        close_build(build)  # if the last retry was killed just before its end
         click.echo(f"{build}: nothing is quarantined; nothing to do")
-        return DONE
+        return finish(build, bring_along(build, recipe.config.run, engine, click.echo))  # if the last retry was killed
     check_inputs(build, compare(plan, scan(recipe.inputs)), append=True)
     tell(f"{len(before)} quarantined images in {len(tasks)} units, with {recipe.model_id}")
     remove(build / "_SUCCESS")  # until the files of the old manifests are gone again
@@ -135,6 +157,8 @@ def retry(recipe: Recipe, build: UPath, engine: Engine, device: str | None, quie
     good = sum(c.after is None for c in found)
     masks = masks_of(build, tasks, found)
     click.echo(f"{good} of {len(found)} are done now, with {masks} masks; {len(after)} stay quarantined")
+    if not outcome.stopped:
+        outcome += bring_along(build, recipe.config.run, engine, click.echo)
     return finish(build, outcome)
 
 

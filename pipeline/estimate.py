@@ -38,7 +38,7 @@ def estimate(images: str, cfg: Config, device: str | None) -> Iterator[str]:
     segment = SamSegmenter(job)
     crops = crop_plan(pixels.shape[0], pixels.shape[1], cfg.generate)
     begun = time.monotonic()
-    candidates, masks = segment(pixels)
+    candidates, masks = segment(pixels, 0)
     seconds = time.monotonic() - begun
     yield f"model       {cfg.model.name} on {segment.model.device}"
     yield f"per image   {len(crops)} crops, {sum(len(c.points) for c in crops)} prompts"

@@ -9,11 +9,13 @@ from typing import Literal
 from upath import UPath
 
 from maskmill.errors import UserError
-from maskmill.pipeline.attempts import read_attempts
+from maskmill.pipeline.attempts import parse_task, read_attempts
 from maskmill.pipeline.plan import Changes, Unit, compare, make_units, read_plan, write_plan
 from maskmill.pipeline.recipe import Recipe, check_recipe, write_recipe
+from maskmill.pipeline.refilter import lagging
 from maskmill.pipeline.unit import Job
 from maskmill.storage import listing
+from maskmill.storage.build import Build
 from maskmill.storage.files import (
     at,
     check_writable,
@@ -26,7 +28,7 @@ from maskmill.storage.files import (
     to_json,
 )
 from maskmill.storage.ledger import Ledger
-from maskmill.storage.sources import scan
+from maskmill.storage.sources import ImageSet, scan
 
 TEMPORARY_S = 3600.0  # no write takes so long
 
@@ -44,7 +46,11 @@ def open_build(recipe: Recipe, out: str | Path | UPath, append: bool) -> Opened:
     """Begin a build, or continue one after checking that recipe and inputs are the same. Idempotent."""
     build = at(out)
     check_apart(recipe.inputs, build)
-    images = scan(recipe.inputs)
+    return open_with(scan(recipe.inputs), recipe, build, append)
+
+
+def open_with(images: ImageSet, recipe: Recipe, build: UPath, append: bool) -> Opened:
+    """The same, with the inputs listed already."""
     check_writable(build)
     if not exists(build / "build.json"):
         if holds_something(build) and not exists(build / "plan.parquet"):
@@ -120,19 +126,22 @@ def new_job(recipe: Recipe, build: UPath, device: str | None) -> Job:
     )
 
 
-Closed = Literal["closed", "others", "incomplete"]
+Closed = Literal["closed", "others", "incomplete", "filters"]
 
 
 def close_build(build: str | Path | UPath) -> Closed:
-    """If every unit is committed: collect orphans and write _SUCCESS.
+    """If every unit is committed, and filtered by every filter of the build: collect orphans and write _SUCCESS.
 
-    Returns `incomplete` if units are open, `others` if another run is still at work: its end will close the build.
+    Returns `incomplete` if units are open, `filters` if a later filter lacks some, `others` if another run is still at
+    work: its end will close the build.
     """
     build = at(build)
     plan, committed = read_plan(build / "plan.parquet"), Ledger(build).redos()  # another run may have appended
     if any(u.unit not in committed for u in plan):
         return "incomplete"
     if not exists(build / "_SUCCESS"):
+        if lagging(Build(build)):
+            return "filters"
         if not others_have_ended(build):
             return "others"
         collect_orphans(build)
@@ -159,20 +168,29 @@ def orphans(build: str | Path | UPath) -> list[UPath]:
     build = at(build)
     # In this order: a file of the listing then belongs to an attempt that lives, or has committed, or is dead.
     files = files_in(build)
-    alive = {t.unit for t in read_attempts(build) if t.alive}
-    manifests = Ledger(build).manifests()
-    named = {f.path for m in manifests for f in m.files.values()}
-    units = {m.unit for m in manifests} - alive
+    alive = {(t.ledger, t.unit) for t in read_attempts(build) if t.alive}
+    own = f"masks/{Build(build).own_filter}/"
+    manifests = {name: ledger.manifests() for name, ledger in ledgers_of(build).items()}
+    named = {f.path for ms in manifests.values() for m in ms for f in m.files.values()}
+    units = {(name, m.unit) for name, ms in manifests.items() for m in ms} - alive
     found = []
     for path in files:
-        table = relative(path, build).partition("/")[0]
-        unit = path.name.removeprefix(".").rpartition("-")[0]
+        name, unit = relative(path, build), path.name.removeprefix(".").rpartition("-")[0]
+        table, _, rest = name.partition("/")
         if table in ("images", "candidates", "masks"):
-            if unit in units and relative(path, build) not in named:
+            filed = "images" if table != "masks" or name.startswith(own) else f"masks.{rest.partition('/')[0]}"
+            if (filed, unit) in units and name not in named:
                 found.append(path)
         elif path.name.startswith(".") and table != "attempts" and is_old(path):
             found.append(path)  # of a write, or of the probe at the start of a run
     return found
+
+
+def ledgers_of(build: UPath) -> dict[str, Ledger]:
+    """Every ledger of a build by its name: `images`, and one for each later filter."""
+    made = Build(build)
+    ledgers = [made.ledger(), *(made.ledger(f"masks/{name}") for name in made.later_filters)]
+    return {ledger.name: ledger for ledger in ledgers}
 
 
 def is_old(path: UPath) -> bool:
@@ -188,11 +206,12 @@ def collect_orphans(build: UPath) -> list[UPath]:
     found = orphans(build)
     for path in found:
         remove(path)
-    committed, alive = Ledger(build).redos(), {t.task for t in read_attempts(build) if t.alive}
+    committed = {name: ledger.redos() for name, ledger in ledgers_of(build).items()}
+    alive = {t.task for t in read_attempts(build) if t.alive}
     for path in files_in(build / "attempts"):
         task = path.name.removeprefix("verdict-").removeprefix(".").rpartition("-")[0]
-        unit, _, redo = task.partition("@")
-        ended = committed.get(unit, 0) >= int(redo or 1) and task not in alive
+        filed, unit, redo = parse_task(task)
+        ended = committed.get(filed, {}).get(unit, 0) >= redo and task not in alive
         if ended or (path.name.startswith(("stop-", "append-")) and is_old(path)):
             remove(path)
     return found

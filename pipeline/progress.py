@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from collections.abc import Collection
 from types import TracebackType
 
 from rich.console import Console
@@ -19,8 +20,15 @@ LOOK_LOCAL, LOOK_REMOTE = 2.0, 15.0  # seconds between looks at the files; in an
 class ProgressReporter:
     """Watches the build's files from a thread, so every engine shows the same."""
 
-    def __init__(self, build: UPath, total: int | None, quiet: bool = False) -> None:
-        self.counter = Counter(build)
+    def __init__(
+        self,
+        build: UPath,
+        total: int | None,
+        quiet: bool = False,
+        ledger: str = "images",
+        again: Collection[str] = (),
+    ) -> None:
+        self.counter = Counter(build, ledger, again)
         self.look = LOOK_LOCAL if is_local(build) else LOOK_REMOTE
         self.total = total
         self.quiet = quiet

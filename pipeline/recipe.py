@@ -10,7 +10,7 @@ import yaml
 from upath import UPath
 
 from maskmill import __version__
-from maskmill.config import Config, to_tree
+from maskmill.config import Config, FilterConfig, from_tree, to_tree
 from maskmill.errors import UserError
 from maskmill.storage.files import create_if_absent, read_bytes, to_json, write_bytes
 from maskmill.storage.listing import absolute
@@ -67,6 +67,11 @@ def write_recipe(build: UPath, recipe: Recipe, kind: str) -> None:
     create_if_absent(build / "build.json", to_json(recipe.to_json(kind)))
 
 
+def own_filter(info: dict[str, Any]) -> FilterConfig:
+    """The filter that a build was made with; settings that its maskmill did not know are off."""
+    return from_tree(FilterConfig, {key: value for key, value in info["filter"].items() if key != "name"}, "filter.")
+
+
 def check_recipe(build: UPath, recipe: Recipe) -> None:
     """Refuse to continue a build with another recipe, filter or choice of candidates, naming what differs."""
     info = json.loads(read_bytes(build / "build.json"))
@@ -75,7 +80,8 @@ def check_recipe(build: UPath, recipe: Recipe) -> None:
             f"{str(build)!r} was begun with another recipe: {'; '.join(changes)}. "
             f"Give the same settings, or another --out"
         )
-    if changes := differences(info["filter"], recipe.to_json("")["filter"]):
+    known = {"name": info["filter"]["name"], **to_tree(own_filter(info))}
+    if changes := differences(known, recipe.to_json("")["filter"]):
         raise UserError(
             f"{str(build)!r} was begun with another filter: {'; '.join(changes)}. Give the same filter; "
             f"other masks from the same candidates are the job of `maskmill filter {build} --name NAME`"

@@ -33,6 +33,8 @@ class Changed:
 def recipe_of(build: Build, run: dict[str, object], checkpoint: str | None) -> Recipe:
     """The recipe that build.json records. The weights must be the same, wherever they lie now."""
     info = build.info
+    if build.imported:
+        raise UserError(f"{str(build.path)!r} is an import: mend what is quarantined at its source and import it again")
     own = {"name": info["recipe"]["model"]["name"], "checkpoint": checkpoint or info["checkpoint"]}
     thresholds = {k: v for k, v in info["filter"].items() if k != "name"}
     here = {k: v for k, v in info["run"].items() if k not in ("actors", "gpus_per_actor", "cpus_per_actor")}

@@ -33,6 +33,15 @@ class Outcome:
     errors: dict[str, str] = field(default_factory=dict)  # unit -> its last error
     stopped: bool = False
 
+    def __add__(self, other: "Outcome") -> "Outcome":
+        """Of two runs, one after the other."""
+        return Outcome(
+            self.receipts + other.receipts,
+            self.left + other.left,
+            self.errors | other.errors,
+            self.stopped or other.stopped,
+        )
+
 
 def run_tasks(job: Job, tasks: list[Task], engine: Engine, tell: Callable[[str], None]) -> Outcome:
     """Do all tasks, in rounds: what failed or was lost in one is tried in the next, as long as that helps.
@@ -83,8 +92,8 @@ def at_work(job: Job) -> bool:
 
 def still_to_do(job: Job, tasks: list[Task]) -> list[Task]:
     """Those without a manifest."""
-    redos = Ledger(at(job.build)).redos()
-    return [task for task in tasks if redos.get(task.unit.unit, 0) < task.redo]
+    redos = {name: Ledger(at(job.build), name).redos() for name in {task.ledger for task in tasks}}
+    return [task for task in tasks if redos[task.ledger].get(task.unit.unit, 0) < task.redo]
 
 
 def blame_lost(job: Job, tasks: list[Task], since: float) -> int:

@@ -1,6 +1,6 @@
 """Where a build stands, from its files alone: works while it runs, and after the cluster is gone."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -8,7 +8,9 @@ from pathlib import Path
 from upath import UPath
 
 from maskmill.pipeline.attempts import DIED, FAILED, Trace, read_attempts
+from maskmill.pipeline.generate import ledgers_of
 from maskmill.pipeline.plan import Unit, read_plan
+from maskmill.pipeline.refilter import outdated
 from maskmill.storage.build import Build
 from maskmill.storage.files import exists
 from maskmill.storage.ledger import Ledger, Manifest, read_manifests
@@ -34,6 +36,7 @@ class Status:
     running: tuple[Trace, ...]  # with a fresh heartbeat
     failed: tuple[Trace, ...]  # attempts that failed or died, at units that are still to do
     left: tuple[Unit, ...]  # units without a manifest
+    filters: tuple["FilterStatus", ...]
     success: bool
 
     @property
@@ -42,13 +45,30 @@ class Status:
         return None if self.images is None or not self.rate else (self.images - self.images_done) / self.rate
 
 
+@dataclass(frozen=True)
+class FilterStatus:
+    """A later filter: of the committed units, how many have its masks, and how many masks there are."""
+
+    name: str
+    units: int
+    outdated: int
+    masks: int
+
+
+def filter_status(build: Build, name: str) -> FilterStatus:
+    """From its ledger."""
+    manifests = build.manifests(f"masks/{name}")
+    return FilterStatus(name, len(manifests), len(outdated(build, name)), sum(m.masks for m in manifests))
+
+
 def read_status(path: str | Path | UPath) -> Status:
     """From plan, ledger and attempts."""
     build = Build(path)
     plan = read_plan(build.path / "plan.parquet")
     manifests = build.manifests()
     done = {m.unit for m in manifests}
-    traces = [t for t in read_attempts(build.path) if t.unit not in done or t.alive]
+    redos = {name: ledger.redos() for name, ledger in ledgers_of(build.path).items()}
+    traces = [t for t in read_attempts(build.path) if t.alive or redos.get(t.ledger, {}).get(t.unit, 0) < t.redo]
     counts = [u.count for u in plan]
     return Status(
         units=len(plan),
@@ -64,6 +84,7 @@ def read_status(path: str | Path | UPath) -> Status:
         running=tuple(t for t in traces if t.alive),
         failed=tuple(t for t in traces if t.state in (FAILED, DIED)),
         left=tuple(u for u in plan if u.unit not in done),
+        filters=tuple(filter_status(build, name) for name in build.later_filters),
         success=exists(build.path / "_SUCCESS"),
     )
 
@@ -87,17 +108,23 @@ def quarantine(path: str | Path | UPath) -> Iterator[dict[str, str]]:
 
 
 class Counter:
-    """Live totals for a progress line: manifests are read once each, breadcrumbs at every look."""
+    """Live totals for a progress line: manifests are read once each, breadcrumbs at every look.
 
-    def __init__(self, path: UPath) -> None:
+    `again`: units whose manifests of now count for nothing, because they are to be done again.
+    """
+
+    def __init__(self, path: UPath, ledger: str = "images", again: Collection[str] = ()) -> None:
         self.path = path
-        self.ledger = Ledger(path)
+        self.ledger = Ledger(path, ledger)
+        self.old = {unit: path for unit, path in self.ledger.newest().items() if unit in again}
         self.read: dict[str, Manifest] = {}
 
     def look(self) -> tuple[int, int, int]:
         """(images, masks, quarantined) now; images include those of units in work."""
-        new = {unit: path for unit, path in self.ledger.newest().items() if unit not in self.read}
+        newest = self.ledger.newest().items()
+        new = {unit: path for unit, path in newest if unit not in self.read and path != self.old.get(unit)}
         self.read |= {m.unit: m for m in read_manifests(new.values())}
         done = self.read.values()
-        begun = sum(t.images_done for t in read_attempts(self.path) if t.alive and t.unit not in self.read)
+        traces = (t for t in read_attempts(self.path) if t.alive and t.ledger == self.ledger.name)
+        begun = sum(t.images_done for t in traces if t.unit not in self.read)
         return sum(m.images for m in done) + begun, sum(m.masks for m in done), sum(m.quarantined for m in done)

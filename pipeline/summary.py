@@ -27,13 +27,16 @@ def totals(build: str | Path | UPath, s: Status) -> Iterator[tuple[str, str]]:
     of = "" if s.images is None else f" of {s.images}"
     each = max(1, s.images_done)
     yield "build", f"{build} ({state})"
-    running = {t.unit for t in s.running}
+    running = {t.unit for t in s.running if t.ledger == "images"}
     waiting = sum(u.unit not in running for u in s.left)
     yield "units", f"{s.units_done} of {s.units} done, {len(running)} running, {waiting} pending"
     ok = s.images_done - s.quarantined - s.empty
     yield "images", f"{s.images_done}{of}: {ok} ok, {s.empty} empty, {s.quarantined} quarantined"
     yield "masks", f"{s.masks} ({s.masks / each:.1f} an image)"
     yield "candidates", f"{s.candidates}"
+    for f in s.filters:
+        lack = f", {f.outdated} to do: maskmill filter {build} --name {f.name}" if f.outdated else ""
+        yield "filter", f"{f.name}: {f.masks} masks of {f.units} units{lack}"
     yield "work", f"{s.work_seconds:.1f} s in workers, {s.work_seconds / each:.2f} s an image"
     if s.left and s.units_done:
         yield "rate", f"{s.rate:.2f} images/s lately, {'ETA unknown' if s.eta is None else 'ETA ' + clock(s.eta)}"

@@ -100,10 +100,10 @@ class Supervisor:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.build = at(job.build)
-        self.ledger = Ledger(self.build)
         self.worker: WorkerProcess | None = None
         self.unable = 0  # times that no worker process could be made ready
         self.stop_seen: float | None = None
+        self.alone = True  # whether the last message named all that was in work
 
     def run(self, task: Task) -> Receipt:
         """Do one task, whatever its images do to the worker process. Errors come as receipts."""
@@ -115,7 +115,7 @@ class Supervisor:
     def persist(self, task: Task) -> Receipt:
         """Attempts at one task until it is committed or given up."""
         unit = task.unit.unit
-        if self.ledger.is_committed(unit, task.redo):
+        if Ledger(self.build, task.ledger).is_committed(unit, task.redo):
             return Receipt(unit)
         if self.stopping():
             return Receipt(unit, deferred=True)
@@ -126,12 +126,14 @@ class Supervisor:
         # keys of deaths so far; None: before or after all images
         deaths: Counter[str | None] = Counter(t.key for t in past if t.state == DIED and t.key not in task.dead)
         mine = 0
+        died = any(t.state == DIED for t in past)
         while True:
             attempt = Attempt(self.build, task.name, self.job.run_id, careful=self.was_lost(past))
             last = self.job.config.run.max_retries
             suspects = [key for key, times in deaths.items() if key is not None and times == last > 0]
             try:
-                receipt = self.attempt(replace(task, suspect=min(suspects, default=None)), attempt)
+                careful = attempt.trace.careful or died or mine > 0
+                receipt = self.attempt(replace(task, suspect=min(suspects, default=None), careful=careful), attempt)
             except Stopping:
                 attempt.end(ABANDONED, "the run was stopped")
                 return Receipt(unit, deferred=True)
@@ -143,6 +145,8 @@ class Supervisor:
             except Died as e:
                 attempt.end(DIED, str(e))
                 mine += 1
+                if not self.alone:
+                    continue  # one of several images: the next attempt finds out
                 task, given_up = self.judge(task, attempt.trace.key, deaths, str(e))
                 if given_up is not None:
                     return Receipt(unit, deaths=mine, error=given_up)
@@ -179,6 +183,7 @@ class Supervisor:
 
     def attempt(self, task: Task, attempt: Attempt) -> Receipt:
         """One try. Died, or Stopping."""
+        self.alone = True
         worker = self.worker or self.start(attempt)
         try:
             worker.send(task)
@@ -222,7 +227,7 @@ class Supervisor:
                 heard = now
                 if message[0] == "done":
                     return message[1]
-                key, done, more = message[1]
+                key, done, more, self.alone = message[1]
                 allowed = limit * more
                 attempt.at(key, done)
 

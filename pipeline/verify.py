@@ -11,6 +11,7 @@ from upath import UPath
 from maskmill.errors import UserError
 from maskmill.pipeline.generate import orphans
 from maskmill.pipeline.plan import Unit, read_plan
+from maskmill.pipeline.refilter import outdated, stored_settings
 from maskmill.storage.build import Build, read_table
 from maskmill.storage.files import exists, relative, sha256_file
 from maskmill.storage.ledger import Manifest, hash_keys
@@ -29,10 +30,14 @@ def verify(path: str | Path | UPath, quick: bool) -> Iterator[str]:
         yield f"unit {unit}: not committed yet"
     for unit in sorted(committed - plan.keys()):
         yield f"unit {unit}: committed, but not in plan.parquet"
+    later = {name: {m.unit: m for m in build.manifests(f"masks/{name}")} for name in build.later_filters}
+    for name in later:
+        yield from verify_later(build, name, committed, set(later[name]))
     ids: Counter[int] = Counter()
     for manifest in manifests:
         if manifest.unit in plan:
-            yield from verify_unit(build, plan[manifest.unit], manifest, ids, quick)
+            others = [later[name][manifest.unit] for name in later if manifest.unit in later[name]]
+            yield from verify_unit(build, plan[manifest.unit], [manifest, *others], ids, quick)
     yield from (f"image_id {i}: stands in images {n} times" for i, n in ids.items() if n > 1)
     if exists(path / "_SUCCESS"):
         yield from (f"{relative(p, path)}: no manifest names it (maskmill gc removes it)" for p in orphans(path))
@@ -40,10 +45,26 @@ def verify(path: str | Path | UPath, quick: bool) -> Iterator[str]:
         yield "_SUCCESS is missing though every unit is committed: run generate once more"
 
 
-def verify_unit(build: Build, unit: Unit, manifest: Manifest, ids: Counter[int], quick: bool) -> Iterator[str]:
-    """The files of one unit against its manifest, its plan and each other."""
-    tables: dict[str, pa.Table] = {}
-    for name, file in manifest.files.items():
+def verify_later(build: Build, name: str, committed: set[str], made: set[str]) -> Iterator[str]:
+    """That the masks of a later filter were made of what counts now."""
+    mend = f"maskmill filter {build.path} --name {name} makes them anew"
+    try:
+        stored_settings(build, name)
+    except (OSError, UserError) as e:
+        yield f"filter {name}: its settings cannot be read: {e}"
+    for unit in sorted(made - committed):
+        yield f"filter {name}: unit {unit} has masks, but is not committed"
+    for unit in outdated(build, name):
+        if unit in made:
+            yield f"filter {name}: the masks of unit {unit} are of an older manifest: {mend}"
+        else:
+            yield f"filter {name}: unit {unit} has no masks yet: {mend}"
+
+
+def verify_unit(build: Build, unit: Unit, manifests: list[Manifest], ids: Counter[int], quick: bool) -> Iterator[str]:
+    """The files of one unit against its manifests (that of images, then of later filters), its plan and each other."""
+    manifest, tables = manifests[0], dict[str, pa.Table]()
+    for name, file in (pair for m in manifests for pair in m.files.items()):
         path = build.path / file.path
         if not exists(path):
             yield f"unit {unit.unit}: {file.path} is missing"
@@ -63,6 +84,12 @@ def verify_unit(build: Build, unit: Unit, manifest: Manifest, ids: Counter[int],
             yield f"unit {unit.unit}: {file.path} has {table.num_rows} rows, its manifest says {file.rows}"
     masks = tables[f"masks/{build.own_filter}"].num_rows
     yield from verify_images(unit, manifest, tables["images"], masks, ids)
+    if not build.imported:
+        yield from verify_ids(unit, tables["images"])
+    for other in manifests[1:]:
+        for name, file in other.files.items():
+            if other.masks != file.rows:
+                yield f"unit {unit.unit}: {name}: its manifest says {other.masks} masks and {file.rows} rows"
     for name, table in tables.items():
         if name != "images":
             yield from verify_masks(unit, name, table, tables["images"])
@@ -90,6 +117,10 @@ def verify_images(unit: Unit, manifest: Manifest, images: pa.Table, masks: int, 
         yield f"unit {unit.unit}: {images.num_rows} images, its plan says {unit.count}"
     if unit.keys is not None and sorted(images["key"].to_pylist()) != sorted(unit.keys):
         yield f"unit {unit.unit}: its keys are not those of the plan"
+
+
+def verify_ids(unit: Unit, images: pa.Table) -> Iterator[str]:
+    """Ids are made of names, but for those that an import brought along."""
     for row in images.select(["image_id", "shard", "key"]).to_pylist():
         if row["image_id"] != image_id(row["shard"], row["key"]):
             yield f"unit {unit.unit}: {row['key']!r} has a foreign image_id"

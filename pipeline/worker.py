@@ -1,18 +1,12 @@
-"""The work on one unit: decode -> segment -> filter -> write -> commit. The same in every engine.
-
-Every crash window leaves either nothing, or orphan files that no manifest names; the manifest is the last act.
-"""
+"""The work on one unit: decode -> segment -> filter -> write -> commit. The same in every engine."""
 
 import hashlib
 import importlib
-import json
 import logging
-import socket
+import threading
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -21,30 +15,33 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from maskmill.config import to_tree
 from maskmill.filters.apply import apply_filter
 from maskmill.generate.candidates import find_candidates
 from maskmill.generate.grids import crop_plan
 from maskmill.masks.table import MaskTable
+from maskmill.pipeline.commit import commit_unit, footer
 from maskmill.pipeline.memory import keep_freed_memory
+from maskmill.pipeline.overlap import Budget, in_order
 from maskmill.pipeline.plan import Unit
 from maskmill.pipeline.unit import Job, Receipt, Task, describe
 from maskmill.sam.build import load_model
 from maskmill.storage.build import Build
-from maskmill.storage.files import at, exists, parquet_bytes, remove
-from maskmill.storage.ledger import DataFile, Ledger, Manifest, hash_keys
-from maskmill.storage.pixels import decode_image
+from maskmill.storage.files import at
+from maskmill.storage.ledger import Ledger, Manifest, hash_keys
+from maskmill.storage.pixels import decode_image, megapixels
 from maskmill.storage.schemas import EMPTY, IMAGES, MASKS, OK, QUARANTINED, mask_rows
 from maskmill.storage.sources import Item, image_id, read_items
 
 log = logging.getLogger("maskmill")
 
-# One image -> its candidates and its masks. An exception quarantines the image.
-Segmenter = Callable[[np.ndarray], tuple[MaskTable, MaskTable]]
-# (the image in work, None between images; images done before; how much more time than others it may take)
-Report = Callable[[str | None, int, float], None]
+# One image and its id -> its candidates and its masks. An exception quarantines the image.
+Segmenter = Callable[[np.ndarray, int], tuple[MaskTable, MaskTable]]
+# (the image in work, None between images; images done before; how much more time than others it may take; False: more
+# than one is in work, and none is named)
+Report = Callable[[str | None, int, float, bool], None]
 Rows = tuple[dict[str, Any], pa.Table, pa.Table]  # of one image: in images, candidates, masks
 USUAL_MPX = 16.0  # images beyond it get more time in proportion
+IN_FLIGHT_MPX = 64.0  # of the images that are in work at a time, unless one alone has more
 
 
 class SamSegmenter:
@@ -57,12 +54,17 @@ class SamSegmenter:
         self.config = job.config
         self.model = load_model(job.config.model.name, job.config.model.checkpoint, job.device)
 
-    def __call__(self, image: np.ndarray) -> tuple[MaskTable, MaskTable]:
+    def __call__(self, image: np.ndarray, image_id: int) -> tuple[MaskTable, MaskTable]:
         """H x W x 3 uint8 -> candidates and masks."""
         cfg = self.config
         candidates = find_candidates(self.model, image, cfg.generate)
         crops = crop_plan(image.shape[0], image.shape[1], cfg.generate)
-        return candidates, apply_filter(candidates, cfg.filter, len(crops))
+        return candidates, apply_filter(candidates, cfg.filter, len(crops), image_id)
+
+
+def default_in_flight(job: Job) -> int:
+    """Three where a GPU would wait for decoding and for rows; one on a CPU, whose cores have actors of their own."""
+    return 3 if job.device != "cpu" and torch.cuda.is_available() else 1
 
 
 def make_segmenter(job: Job) -> Segmenter:
@@ -81,6 +83,9 @@ class Worker:
         self.ledger = Ledger(self.build)
         self.segment = segmenter or make_segmenter(job)
         self.steps: dict[str, float] = {}
+        self.lock = threading.Lock()  # over `steps` and the link to the supervisor
+        self.budget = Budget(IN_FLIGHT_MPX)
+        self.in_flight = job.config.run.images_in_flight or default_in_flight(job)
 
     def run(self, task: Task, report: Report) -> Receipt:
         """Do and commit a task; one that is already committed costs one look at the ledger. Errors come as receipts."""
@@ -102,18 +107,23 @@ class Worker:
         rows: list[dict[str, Any]] = []
         keys: list[str] = []
         first = self.first(task, report)
-        for item in self.items(unit):
-            keys.append(item.key)
-            if again is not None and item.key not in again:
-                continue
-            known = first.get(item.key)
-            row, candidates, masks = known or self.try_image(task, item, report, len(rows))
+
+        def wanted() -> Iterator[Item]:
+            for item in self.items(unit):
+                keys.append(item.key)
+                if again is None or item.key in again:
+                    yield item
+
+        def rows_of(item: Item) -> Rows:
+            return first.get(item.key) or self.try_image(task, item, report, len(rows))
+
+        for row, candidates, masks in in_order(rows_of, wanted(), self.threads(task)):
             rows.append(row)
             tables[self.masks].append(masks)
             if self.job.candidates:
                 tables["candidates"].append(candidates)
             if row["status"] == QUARANTINED:
-                log.warning("unit %s image %s quarantined: %s", task.name, item.key, row["error"])
+                log.warning("unit %s image %s quarantined: %s", task.name, row["key"], row["error"])
         if again is not None and (gone := again - set(keys)):
             raise ValueError(f"{unit.shard} no longer holds {min(gone)!r}: it changed since it was planned")
         tables["images"].append(pa.Table.from_pylist(rows, schema=IMAGES))
@@ -129,13 +139,23 @@ class Worker:
 
     def try_image(self, task: Task, item: Item, report: Report, done: int) -> Rows:
         """`image`, told before and after; one that was set aside is not begun again."""
+        alone = self.threads(task) == 1
+
+        def tell(key: str | None, done: int, more: float) -> None:
+            with self.lock:
+                report(key if alone else None, done, more, alone)
+
         if why := task.dead.get(item.key):
             item = Item(item.key, item.data, why)
         else:
-            report(item.key, done, 1.0)
-        rows = self.image(task.unit, item, partial(report, item.key, done))
-        report(None, done + 1, 1.0)  # a death from here on is not this image's
+            tell(item.key, done, 1.0)
+        rows = self.image(task.unit, item, partial(tell, item.key, done))
+        tell(None, done + 1, 1.0)  # a death from here on is not this image's
         return rows
+
+    def threads(self, task: Task) -> int:
+        """Images in work at a time. After a death one by one, so that the next death names its image."""
+        return 1 if task.careful else self.in_flight
 
     @property
     def masks(self) -> str:
@@ -165,44 +185,26 @@ class Worker:
     def commit(
         self, task: Task, tables: dict[str, pa.Table], keys: list[str], begun: float, done: list[str]
     ) -> Receipt:
-        """Write the files of this attempt, then the manifest; a loser takes its files away again."""
-        unit, attempt = task.unit, uuid.uuid4().hex[:8]
-        if self.ledger.is_committed(unit.unit, task.redo):  # another attempt was quicker: write nothing
-            return Receipt(unit.unit)
-        paths = {name: f"{name}/{unit.unit}-{attempt}.parquet" for name in tables}
-        try:
-            with self.step("write"):
-                files = {name: self.write(paths[name], name, table, unit) for name, table in tables.items()}
-            status = tables["images"]["status"].to_pylist()
-            manifest = Manifest(
-                unit=unit.unit,
-                attempt=attempt,
-                files=files,
-                images=len(status),
-                empty=status.count(EMPTY),
-                quarantined=status.count(QUARANTINED),
-                candidates=int(np.sum(tables["images"]["num_candidates"].to_numpy(), dtype=np.int64)),
-                masks=tables[self.masks].num_rows,
-                key_hash=hash_keys(keys),
-                seconds=round(time.monotonic() - begun + (self.before(unit).seconds if task.redo > 1 else 0.0), 3),
-                host=socket.gethostname(),
-                finished=datetime.now(UTC).isoformat(timespec="seconds"),
-            )
-            if task.redo > 1 and not all(exists(self.build / f.path) for f in files.values()):
-                raise FileNotFoundError("gc took this redo's files for orphans: they must be written again")
-            if task.redo > 1:
-                remove(self.build / "_SUCCESS")  # plain readers would see two versions of the unit, until it is closed
-            with self.step("commit"):
-                won = self.ledger.commit(manifest, task.redo)
-        except Exception:
-            if not self.ledger.is_committed(unit.unit, task.redo):
-                raise
-            won = False  # another driver has finished the unit, and may have collected these files
-        if not won:
-            self.withdraw(paths.values(), unit)
+        """Write the tables and commit the unit. `done`: the status of each image that this task did."""
+        unit, status = task.unit, tables["images"]["status"].to_pylist()
+        draft = Manifest(
+            unit=unit.unit,
+            attempt="",
+            files={},
+            images=len(status),
+            empty=status.count(EMPTY),
+            quarantined=status.count(QUARANTINED),
+            candidates=int(np.sum(tables["images"]["num_candidates"].to_numpy(), dtype=np.int64)),
+            masks=tables[self.masks].num_rows,
+            key_hash=hash_keys(keys),
+            seconds=self.before(unit).seconds if task.redo > 1 else 0.0,
+            host="",
+            finished="",
+        )
+        manifest = commit_unit(self.build, task, tables, draft, begun, self.footer(unit), self.step)
+        if manifest is None:
             return Receipt(unit.unit)
         log.info("unit %s committed: %d images, %d masks", task.name, manifest.images, manifest.masks)
-        steps = {name: round(seconds, 4) for name, seconds in self.steps.items()}
         return Receipt(
             unit=unit.unit,
             images=len(done),
@@ -210,15 +212,8 @@ class Worker:
             quarantined=done.count(QUARANTINED),
             masks=manifest.masks,
             seconds=manifest.seconds,
-            steps=steps,
+            steps={name: round(seconds, 4) for name, seconds in self.steps.items()},
         )
-
-    def withdraw(self, paths: Iterable[str], unit: Unit) -> None:
-        """Remove this attempt's files, unless the manifest that counts names them after all."""
-        named = {f.path for f in self.before(unit).files.values()}
-        for path in paths:
-            if path not in named:
-                remove(self.build / path)
 
     def items(self, unit: Unit) -> Iterator[Item]:
         """The unit's images; refused if there are more or fewer than planned."""
@@ -252,34 +247,22 @@ class Worker:
         if item.data is None or item.error is not None:
             return row | {"status": QUARANTINED, "error": item.error or "no data"}, nothing, nothing
         try:
-            with self.step("decode"):
-                pixels = decode_image(item.data, self.job.config.generate.max_image_mpx)
-            row |= {"height": pixels.shape[0], "width": pixels.shape[1]}
-            patience(max(1.0, pixels.shape[0] * pixels.shape[1] / 1e6 / USUAL_MPX))
-            with self.step("segment"):
-                candidates, masks = self.segment(pixels)
+            with self.budget.hold(megapixels(item.data)):
+                with self.step("decode"):
+                    pixels = decode_image(item.data, self.job.config.generate.max_image_mpx)
+                row |= {"height": pixels.shape[0], "width": pixels.shape[1]}
+                patience(max(1.0, pixels.shape[0] * pixels.shape[1] / 1e6 / USUAL_MPX))
+                with self.step("segment"):
+                    candidates, masks = self.segment(pixels, row["image_id"])
         except Exception as e:
             return row | {"status": QUARANTINED, "error": describe(e)}, nothing, nothing
         row |= {"status": OK if len(candidates) else EMPTY, "num_candidates": len(candidates)}
         stored = mask_rows(row["image_id"], candidates, self.job.model_id) if self.job.candidates else nothing
         return row, stored, mask_rows(row["image_id"], masks, self.job.model_id)
 
-    def write(self, path: str, name: str, table: pa.Table, unit: Unit) -> DataFile:
-        """One Parquet file of this attempt."""
-        by = ["image_id"] if name == "images" else ["image_id", "mask_id"]
-        return DataFile.write(self.build, path, table.num_rows, parquet_bytes(table, by, self.footer(unit)))
-
     def footer(self, unit: Unit) -> dict[str, str]:
-        """How the file was made; no time, attempt, host or absolute path."""
-        made_by = {
-            "unit": unit.unit,
-            "shard": unit.shard,
-            "model": self.job.model_id,
-            "model_sha256": self.job.model_sha256,
-            "generate": self.job.config.generate,
-            "filter": self.job.config.filter,
-        }
-        return {f"maskmill.{k}": v if isinstance(v, str) else json.dumps(to_tree(v)) for k, v in made_by.items()}
+        """How the unit's files were made."""
+        return footer(self.job, unit)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -288,4 +271,5 @@ class Worker:
         try:
             yield
         finally:
-            self.steps[name] = self.steps.get(name, 0.0) + time.perf_counter() - begun
+            with self.lock:
+                self.steps[name] = self.steps.get(name, 0.0) + time.perf_counter() - begun

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from maskmill.pipeline.supervisor import Supervisor
-from maskmill.pipeline.unit import Job, Receipt, Task
+from maskmill.pipeline.unit import Job, Receipt, Task, make_worker
 
 
 class LocalEngine:
@@ -33,8 +33,6 @@ class LocalEngine:
 
 def run_inside(job: Job, tasks: list[Task]) -> Iterator[Receipt]:
     """No other process: an image that crashes ends everything."""
-    from maskmill.pipeline.worker import Worker
-
-    worker = Worker(job)
+    worker = make_worker(job)
     for task in tasks:
         yield worker.run(task, lambda *where: None)

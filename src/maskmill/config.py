@@ -70,7 +70,10 @@ class GenerateConfig:
 
 @dataclass(frozen=True)
 class FilterConfig:
-    """What becomes a mask. A threshold of 0 means off."""
+    """What becomes a mask: the official generator's settings, then more rules, each off by default (docs/filters.md).
+
+    A threshold of 0 means off; an overlap threshold (nms_ios_thresh, outermost_thresh) or a sample of 1 does.
+    """
 
     pred_iou_thresh: float = 0.88
     stability_score_thresh: float = 0.95
@@ -78,9 +81,35 @@ class FilterConfig:
     box_nms_thresh: float = 0.7
     crop_nms_thresh: float = 0.7
     min_mask_region_area: int = 0
+    min_area: int = 0
+    max_area: int = 0
+    min_area_share: float = 0.0
+    tokens: tuple[int, ...] = (0, 1, 2)
+    max_aspect_ratio: float = 0.0
+    min_border_distance: int = 0
+    nms_overlap: str = "box"
+    nms_ios_thresh: float = 1.0
+    outermost_thresh: float = 1.0
+    score_quantile: float = 0.0
+    max_masks_per_image: int = 0
+    shared_pixels: str = "keep"
+    sample: float = 1.0
 
     def __post_init__(self) -> None:
-        at_least("filter", self, {f.name: 0 for f in dataclasses.fields(self)})
+        at_least("filter", self, {f.name: 0 for f in dataclasses.fields(self) if f.type in (int, float)})
+        one_of("filter", self, {"nms_overlap": ("box", "mask"), "shared_pixels": ("keep", "smallest", "best")})
+        if not self.tokens or sorted({*self.tokens} & {0, 1, 2}) != sorted(self.tokens):
+            raise UserError(f"filter.tokens is {list(self.tokens)}: expected some of 0, 1 and 2, each once")
+        if not self.score_quantile < 1:
+            raise UserError(f"filter.score_quantile is {self.score_quantile:g}: it must lie in [0, 1)")
+        if not 0 < self.sample <= 1:
+            raise UserError(f"filter.sample is {self.sample:g}: it must lie in (0, 1]")
+        for low, high in (("min_area", "max_area"), ("min_area_share", "max_area_share")):
+            if 0 < getattr(self, high) < getattr(self, low):
+                raise UserError(
+                    f"filter.{low}={getattr(self, low):g} lies above filter.{high}={getattr(self, high):g}: "
+                    f"no mask can pass both"
+                )
 
 
 @dataclass(frozen=True)
@@ -89,7 +118,8 @@ class RunConfig:
 
     max_retries: how often an image's process may die, and a unit fail, before it is given up. image_timeout_s: silence
     of a worker for so long counts as a death; an image beyond 16 megapixels gets more in proportion. grace_s: how long
-    running units may go on once the run is stopped.
+    running units may go on once the run is stopped. images_in_flight: how many images an actor works on at a time, by
+    threads; default 3 with a GPU, which else would wait for decoding, and 1 without.
     """
 
     unit_size: int = 64
@@ -99,13 +129,15 @@ class RunConfig:
     max_retries: int = 2
     image_timeout_s: float = 1800.0
     grace_s: float = 20.0
+    images_in_flight: int | None = None
     object_store_mb: int = 256
 
     def __post_init__(self) -> None:
         at_least("run", self, {"unit_size": 1, "max_retries": 0, "object_store_mb": 80, "grace_s": 0})
         at_least("run", self, {"image_timeout_s": 0.1})
-        if self.actors is not None:
-            at_least("run", self, {"actors": 1})
+        for name in ("actors", "images_in_flight"):
+            if getattr(self, name) is not None:
+                at_least("run", self, {name: 1})
 
 
 @dataclass(frozen=True)
@@ -132,7 +164,7 @@ class Config:
             if threshold < floor:
                 raise UserError(
                     f"filter.{name}={threshold:g} lies below the floor generate.{floor_name}={floor:g}: "
-                    f"raise the threshold or lower the floor"
+                    f"raise the threshold, or lower the floor in a new build"
                 )
 
 
@@ -142,6 +174,13 @@ def at_least(section: str, cfg: Any, minima: dict[str, float]) -> None:
         value = getattr(cfg, name)
         if not value >= minimum:  # also catches NaN
             raise UserError(f"{section}.{name} is {value}: it must be at least {minimum:g}")
+
+
+def one_of(section: str, cfg: Any, choices: dict[str, tuple[str, ...]]) -> None:
+    """Refuse words that are not among the known ones, naming the key."""
+    for name, known in choices.items():
+        if getattr(cfg, name) not in known:
+            raise UserError(f"{section}.{name} is {getattr(cfg, name)!r}: known values: {', '.join(known)}")
 
 
 T = TypeVar("T")

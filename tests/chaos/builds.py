@@ -112,7 +112,7 @@ def main() -> int:
     job = replace(new_job(made, opened.build, "cpu"), segmenter=SEGMENTER)
     engine = drive.make_engine(name, made.config.run, inside=False)
     tell = drive.teller(quiet=False)
-    outcome = run_tasks(job, [Task(u) for u in drive.beside_others(opened, tell)], engine, tell)
+    outcome = run_tasks(job, drive.beside_others(opened.build, [Task(u) for u in opened.pending], tell), engine, tell)
     return drive.finish(opened.build, outcome)
 
 

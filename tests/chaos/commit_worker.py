@@ -116,7 +116,7 @@ def do(errand: Errand) -> int:
     assert errand.job is not None and errand.task is not None
     worker = Worker(errand.job, FakeSegmenter(errand.job))
     begun: list[str] = []
-    receipt = worker.run(errand.task, lambda key, done, more: begun.append(key))
+    receipt = worker.run(errand.task, lambda key, *more: begun.append(key))
     if receipt.error is not None:
         return FAILED
     return WON if receipt.images else LOST if begun else ALREADY

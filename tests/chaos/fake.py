@@ -32,7 +32,7 @@ class FakeSegmenter:
         self.seconds = float(said)
         self.images = 0
 
-    def __call__(self, image: np.ndarray) -> tuple[MaskTable, MaskTable]:
+    def __call__(self, image: np.ndarray, image_id: int) -> tuple[MaskTable, MaskTable]:
         """H x W x 3 uint8 -> three candidates, two masks."""
         time.sleep(self.seconds)
         how = int(image[0, 0, 0]) if tuple(image[0, 0, 1:]) == (1, 2) else CALM

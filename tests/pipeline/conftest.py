@@ -129,3 +129,26 @@ def reference(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     made = tables(build(photos, tmp_path_factory.mktemp("reference") / "b"))
     assert made["masks"].num_rows > 7 and made["candidates"].num_rows > made["masks"].num_rows
     return made
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawings, one in a subfolder, one that its EXIF turns, and a text file that calls itself a JPEG."""
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "sub").mkdir()
+    drawing(0, (96, 72)).save(folder / "0.png")
+    drawing(3, (64, 64)).save(folder / "sub" / "3.png")
+    drawing(5, (120, 60)).save(folder / "0.bmp")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    drawing(4, (97, 71)).save(folder / "turned.jpg", exif=turned)
+    (folder / "bad.jpg").write_text("not a picture")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def made(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """A build of `pictures` by nano, in two units."""
+    found = build(pictures, tmp_path_factory.mktemp("made") / "b")
+    assert found.masks().num_rows > 6 and len(found.manifests()) == 2
+    return found

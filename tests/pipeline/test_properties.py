@@ -298,14 +298,14 @@ class ScriptedWorker:
         try:
             self.script.at(None)
 
-            def report(key: str | None, done: int, more: float) -> None:
-                self.messages.append(("at", (key, done, more)))
+            def report(key: str | None, done: int, more: float, alone: bool) -> None:
+                self.messages.append(("at", (key, done, more, alone)))
                 if key is not None:
                     self.script.at(key, key in task.dead)
 
             if self.script.commit_kills:
                 for i, key in enumerate(task.unit.keys or ()):
-                    self.messages += [("at", (key, i, 1.0)), ("at", (None, i + 1, 1.0))]
+                    self.messages += [("at", (key, i, 1.0, True)), ("at", (None, i + 1, 1.0, True))]
                 self.script.die("commit")
             receipt = self.worker.run(task, report)
             self.messages.append(("done", receipt))

@@ -1,81 +1,95 @@
 """Candidates + filter = masks, in the order of the contract (paper, appendix B; automatic_mask_generator.py:195-372).
 
-The same function runs inside a build and in a later rerun, so both give the same rows.
+The same function runs inside a build and in a later rerun, so both give the same rows. docs/filters.md tells each step.
 """
 
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
 from maskmill.config import FilterConfig
-from maskmill.masks.boxes import nms
-from maskmill.masks.regions import remove_small_regions
-from maskmill.masks.rle import CutMask, decode
+from maskmill.filters.overlap import outermost, suppress
+from maskmill.filters.pixels import clean_small_regions, disjoint
+from maskmill.filters.rules import ON_CHANGED, ON_RAW, above_quantile, best_of_image, sampled
 from maskmill.masks.table import MaskTable
 
+Step = Callable[[MaskTable], MaskTable]
 
-def apply_filter(candidates: MaskTable, cfg: FilterConfig, num_crops: int) -> MaskTable:
-    """Thresholds, NMS in each crop, NMS across crops, small regions.
 
-    Args: candidates in arrival order (mask_id ascending); num_crops of the image's plan, whether or not they hold any.
+def apply_filter(candidates: MaskTable, cfg: FilterConfig, num_crops: int, image_id: int | None = None) -> MaskTable:
+    """Every step of the filter, one after another.
+
+    Args: candidates in arrival order (mask_id ascending); num_crops of the image's plan, whether or not they hold any;
+    image_id only if the filter has a `sample`.
     Returns: masks in the official output order: within a crop by predicted IoU, smaller crops first.
     """
-    assert (np.diff(candidates.mask_id) > 0).all(), "candidates must arrive by mask_id: ties keep that order"
-    masks = candidates.take(np.flatnonzero(passes_thresholds(candidates, cfg)))
-    masks = masks.take(nms_in_crops(masks, cfg.box_nms_thresh))
-    if num_crops > 1:
-        areas = (masks.crop_box[:, 2] - masks.crop_box[:, 0]) * (masks.crop_box[:, 3] - masks.crop_box[:, 1])
-        scores = np.float32(1) / areas.astype(np.float32)  # smaller crops win
-        masks = masks.take(nms(masks.box, scores, cfg.crop_nms_thresh))
-    if cfg.min_mask_region_area > 0:
-        masks = clean_small_regions(masks, cfg)
+    masks = candidates
+    for _, step in steps(candidates, cfg, num_crops, image_id):
+        masks = step(masks)
     return masks
 
 
-def passes_thresholds(masks: MaskTable, cfg: FilterConfig) -> np.ndarray:
-    """bool N: predicted IoU above, stability at or above, area share below. 0 switches a threshold off."""
-    keep = np.ones(len(masks), dtype=bool)
-    if cfg.pred_iou_thresh > 0:
-        keep &= masks.predicted_iou > np.float32(cfg.pred_iou_thresh)
-    if cfg.stability_score_thresh > 0:
-        keep &= masks.stability_score >= np.float32(cfg.stability_score_thresh)
-    if cfg.max_area_share > 0:
-        keep &= masks.area / (masks.height * masks.width) < cfg.max_area_share
-    return keep
+def dropped_by(
+    candidates: MaskTable, cfg: FilterConfig, num_crops: int, image_id: int | None = None
+) -> tuple[MaskTable, dict[int, str]]:
+    """The same masks, and for each candidate that is not among them (by mask_id) the setting that dropped it."""
+    masks, why = candidates, {}
+    for name, step in steps(candidates, cfg, num_crops, image_id):
+        before, masks = masks, step(masks)
+        why.update(dict.fromkeys(np.setdiff1d(before.mask_id, masks.mask_id).tolist(), name))
+    return masks, why
 
 
-def nms_in_crops(masks: MaskTable, iou_threshold: float) -> np.ndarray:
+def steps(candidates: MaskTable, cfg: FilterConfig, num_crops: int, image_id: int | None) -> Iterator[tuple[str, Step]]:
+    """What the settings ask for, in order, each step under the name of its setting."""
+    assert (np.diff(candidates.mask_id) > 0).all(), "candidates must arrive by mask_id: ties keep that order"
+    assert image_id is not None or cfg.sample == 1, "a sample is drawn by image_id"
+    for name in ON_RAW:
+        yield from rule(name, cfg)
+    yield "box_nms_thresh", lambda masks: masks.take(nms_in_crops(masks, cfg))
+    if num_crops > 1:
+        yield "crop_nms_thresh", lambda masks: masks.take(nms_across_crops(masks, cfg))
+    if cfg.min_mask_region_area > 0:
+        yield "min_mask_region_area", partial(clean_small_regions, cfg=cfg)
+        for name in ON_CHANGED:
+            yield from rule(name, cfg)
+    if cfg.outermost_thresh < 1:
+        yield "outermost_thresh", lambda masks: masks.take(outermost(masks, cfg))
+    if cfg.score_quantile > 0:
+        yield "score_quantile", lambda masks: only(masks, above_quantile(masks, cfg))
+    if cfg.max_masks_per_image > 0:
+        yield "max_masks_per_image", lambda masks: only(masks, best_of_image(masks, cfg))
+    if cfg.shared_pixels != "keep":
+        yield "shared_pixels", partial(disjoint, cfg=cfg)
+        for name in ON_CHANGED:
+            yield from rule(name, cfg)
+    if cfg.sample < 1 and image_id is not None:
+        yield "sample", lambda masks: only(masks, sampled(masks, cfg, image_id))
+
+
+def rule(name: str, cfg: FilterConfig) -> Iterator[tuple[str, Step]]:
+    """One rule for single masks, unless it is off."""
+    off, stays = ON_RAW[name]
+    if getattr(cfg, name) != off:
+        yield name, lambda masks: only(masks, stays(masks, cfg))
+
+
+def only(masks: MaskTable, stays: np.ndarray) -> MaskTable:
+    """The masks (N) that are marked (bool N)."""
+    return masks if stays.all() else masks.take(np.flatnonzero(stays))
+
+
+def nms_in_crops(masks: MaskTable, cfg: FilterConfig) -> np.ndarray:
     """Kept indices, crop by crop in plan order, best predicted IoU first."""
     kept = [np.zeros(0, dtype=np.int64)]
     for crop in np.unique(masks.crop_index):
         rows = np.flatnonzero(masks.crop_index == crop)
-        kept.append(rows[nms(masks.box[rows], masks.predicted_iou[rows], iou_threshold)])
+        kept.append(rows[suppress(masks.take(rows), masks.predicted_iou[rows], cfg, cfg.box_nms_thresh)])
     return np.concatenate(kept)
 
 
-def clean_small_regions(masks: MaskTable, cfg: FilterConfig) -> MaskTable:
-    """Fill small holes, drop small islands, then NMS once more, where untouched masks win (amg.py:323-372)."""
-    if len(masks) == 0:
-        return masks
-    cleaned = [clean_one(masks, i, cfg.min_mask_region_area) for i in range(len(masks))]
-    changed = np.array([c is not None for c in cleaned])
-    box, area, pixels = masks.box.copy(), masks.area.copy(), list(masks.masks)
-    for i, new in enumerate(cleaned):
-        if new is not None:
-            box[i], area[i], pixels[i] = new
-    masks = replace(masks, box=box, area=area, masks=tuple(pixels))
-    scores = np.where(changed, np.float32(0), np.float32(1))
-    return masks.take(nms(box, scores, max(cfg.box_nms_thresh, cfg.crop_nms_thresh)))
-
-
-def clean_one(masks: MaskTable, i: int, min_area: int) -> tuple[tuple[int, int, int, int], int, CutMask] | None:
-    """New box, area and pixels of mask i, or None if it stays as it is."""
-    pixels, changed = remove_small_regions(decode(masks.counts(i), masks.height, masks.width), min_area)
-    if not changed:
-        return None
-    rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
-    if len(rows) == 0:  # cannot happen: the largest island always stays
-        return (0, 0, 0, 0), 0, CutMask.cut(pixels[:1, :1], 0, 0, masks.height, masks.width)
-    x0, y0, x1, y1 = int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
-    inside = pixels[y0 : y1 + 1, x0 : x1 + 1]
-    return (x0, y0, x1, y1), int(inside.sum()), CutMask.cut(inside, x0, y0, masks.height, masks.width)
+def nms_across_crops(masks: MaskTable, cfg: FilterConfig) -> np.ndarray:
+    """Kept indices; masks of smaller crops win, those of one crop keep their order."""
+    areas = (masks.crop_box[:, 2] - masks.crop_box[:, 0]) * (masks.crop_box[:, 3] - masks.crop_box[:, 1])
+    return suppress(masks, np.float32(1) / areas.astype(np.float32), cfg, cfg.crop_nms_thresh)

@@ -1,41 +1,24 @@
-"""Small holes and islands of a mask (paper, appendix B; segment-anything, utils/amg.py:267-291)."""
+"""Small holes and islands of masks (paper, appendix B; segment-anything, utils/amg.py:267-291)."""
 
-import cv2
-import numpy as np
+from collections.abc import Sequence
+
+from maskmill.masks.rle import compress_edges, edges_of
+
+Box = tuple[int, int, int, int]  # XYXY, corners inclusive
 
 
-def remove_small_regions(mask: np.ndarray, min_area: int) -> tuple[np.ndarray, bool]:
+def clean_regions(counts: Sequence[str], height: int, width: int, min_area: int) -> dict[int, tuple[Box, int, str]]:
     """Fill holes, then drop islands, of fewer than `min_area` pixels (8-connected, background too).
 
-    Args: mask bool H x W. Returns: the cleaned mask and whether anything changed. If every island is small, the largest
-    one stays.
+    Args: counts: compressed COCO counts of masks of one height x width image.
+    Returns: box, area and counts of each mask that had any, by its place in `counts`. If every island of a mask is
+    small, the largest stays, of equals the one that OpenCV labels first. The work is done on runs: its cost grows with
+    their number and the image's width.
     """
-    filled, holes_changed = fill_small_holes(mask, min_area)
-    cleaned, islands_changed = drop_small_islands(filled, min_area)
-    return cleaned, holes_changed or islands_changed
+    from maskmill.masks.components import clean
 
-
-def fill_small_holes(mask: np.ndarray, min_area: int) -> tuple[np.ndarray, bool]:
-    """Background components smaller than `min_area` become foreground."""
-    labels, sizes = components(~mask)
-    small = sizes < min_area
-    small[0] = False  # label 0 is the mask itself
-    return (mask | small[labels], True) if small.any() else (mask, False)
-
-
-def drop_small_islands(mask: np.ndarray, min_area: int) -> tuple[np.ndarray, bool]:
-    """Foreground components smaller than `min_area` become background, unless nothing would be left."""
-    labels, sizes = components(mask)
-    keep = sizes >= min_area
-    keep[0] = False
-    if keep[1:].all():
-        return mask, False
-    if not keep.any():
-        keep[1 + int(np.argmax(sizes[1:]))] = True
-    return keep[labels], True
-
-
-def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """8-connected components: int32 labels H x W (0 = outside the mask) and the size of each label."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    return labels, stats[:, cv2.CC_STAT_AREA].copy()
+    edges, ends = edges_of(counts, height, width)
+    changed, edges, ends, boxes, areas = clean(edges, ends, height, width, min_area)
+    new = compress_edges(edges, ends, height, width)
+    x0, y0, x1, y1 = boxes.T.tolist()
+    return {i: ((x0[i], y0[i], x1[i], y1[i]), area, new[i]) for i, area in enumerate(areas.tolist()) if changed[i]}

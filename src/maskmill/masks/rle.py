@@ -3,10 +3,13 @@
 A mask is cut to its box first, so encoding costs what the object covers, not what the image covers.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from pycocotools import mask as coco
+
+from maskmill.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -83,3 +86,30 @@ def uncompress(counts: str, height: int, width: int) -> list[int]:
 def area(counts: str, height: int, width: int) -> int:
     """Pixels of a compressed mask, without decoding it."""
     return int(coco.area({"size": [height, width], "counts": counts.encode("ascii")}))
+
+
+def compress_edges(edges: np.ndarray, ends: np.ndarray, height: int, width: int) -> list[str]:
+    """Many masks at once: byte for byte what `compress` gives for each.
+
+    Args: edges: int64, the places (column-major pixel indices) where runs of ones begin and end, ascending, one mask
+    after another; mask i has edges[ends[i] : ends[i + 1]], ends int64 N + 1.
+    """
+    from maskmill.masks.coder import write
+
+    text, at = write(np.ascontiguousarray(edges, np.int64), np.ascontiguousarray(ends, np.int64), height * width)
+    whole = text.tobytes().decode("ascii")
+    return [whole[a:b] for a, b in zip(at[:-1].tolist(), at[1:].tolist(), strict=True)]
+
+
+def edges_of(counts: Sequence[str], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The inverse of `compress_edges`. UserError if a string is no COCO string of height x width pixels."""
+    from maskmill.masks.coder import read
+
+    whole = "".join(c if c.isascii() else " " * len(c) for c in counts).encode("ascii")  # a space is no digit of theirs
+    ends = np.cumsum([0, *map(len, counts)], dtype=np.int64)
+    edges, at, broken = read(np.frombuffer(whole, np.uint8).copy(), ends, height * width)
+    if broken >= 0:
+        raise UserError(
+            f"counts {counts[broken][:40]!r} are no run lengths of {height} x {width} pixels: mend the file"
+        )
+    return edges, at

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from maskmill.sam.image_encoder import ImageEncoderConfig, ImageEncoderViT
 from maskmill.sam.mask_decoder import MaskDecoder, MaskDecoderConfig
 from maskmill.sam.prompt_encoder import PromptEncoder
+from maskmill.sam.resize import resize
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -68,7 +68,7 @@ class Sam(nn.Module):
     def resize(self, image: np.ndarray) -> np.ndarray:
         """H x W x 3 uint8 -> long side at `img_size`, by Pillow's antialiased bilinear filter, as SAM was trained."""
         h, w = self.input_size(*image.shape[:2])
-        return np.array(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR))
+        return resize(image, h, w)
 
     def preprocess(self, x: Tensor) -> Tensor:
         """... x 3 x h x w pixels of 0-255 -> normalised, zero-padded right and bottom to the square input."""

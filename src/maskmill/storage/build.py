@@ -14,7 +14,7 @@ from upath import UPath
 from maskmill.errors import UserError
 from maskmill.masks.rle import decode
 from maskmill.storage import remote
-from maskmill.storage.files import at, exists, read_bytes
+from maskmill.storage.files import at, exists, names_in, read_bytes
 from maskmill.storage.ledger import Ledger, Manifest
 from maskmill.storage.schemas import IMAGES, MASKS
 
@@ -33,9 +33,14 @@ class Build:
         tree: dict[str, Any] = json.loads(read_bytes(self.path / "build.json"))
         return tree
 
-    def manifests(self) -> list[Manifest]:
-        """The manifest of every committed unit."""
-        return Ledger(self.path).manifests()
+    def manifests(self, table: str = "images") -> list[Manifest]:
+        """The manifest of every committed unit of a table."""
+        return self.ledger(table).manifests()
+
+    def ledger(self, table: str = "images") -> Ledger:
+        """Where a table is committed. The build's own tables are so together, masks of later filters each by itself."""
+        name = table.removeprefix("masks/")
+        return Ledger(self.path, f"masks.{name}" if name != table and name != self.own_filter else "images")
 
     @property
     def own_filter(self) -> str:
@@ -43,10 +48,20 @@ class Build:
         return str(self.info["filter"]["name"])
 
     @property
+    def imported(self) -> bool:
+        """Whether its masks were imported: no model made them, and images keep the ids of their source."""
+        return "import" in self.info["recipe"]
+
+    @property
     def filters(self) -> list[str]:
-        """Names of the filters whose masks are stored."""
-        names = (name for m in self.manifests() for name in m.files if name.startswith("masks/"))
-        return sorted({name.removeprefix("masks/") for name in names})
+        """Names of the filters whose masks are stored; not all units of a later one need be done yet."""
+        return sorted([self.own_filter, *self.later_filters])
+
+    @property
+    def later_filters(self) -> list[str]:
+        """Names of the filters that `maskmill filter` has made masks with."""
+        names = (n.removesuffix(".yaml") for n in names_in(self.path / "filters") if n.endswith(".yaml"))
+        return [n for n in names if n != self.own_filter and self.ledger(f"masks/{n}").redos()]
 
     def images(self) -> pa.Table:
         """One row for every input image, also the empty and the quarantined."""
@@ -61,18 +76,18 @@ class Build:
     def masks(self, filter: str | None = None) -> pa.Table:
         """One row for every mask of a filter; by default of the one it was built with."""
         filter = filter or self.own_filter
-        if filter not in (names := self.filters or [self.own_filter]):
+        if filter not in (names := self.filters):
             raise UserError(f"{str(self.path)!r} has no filter {filter!r}: it has {', '.join(names)}")
         return self.read(f"masks/{filter}", MASKS)
 
     def read(self, table: str, schema: pa.Schema) -> pa.Table:
         """Every committed file of a table, one below the other."""
-        parts = [self.read_unit(m, table) for m in self.manifests() if table in m.files]
+        parts = [self.read_unit(m, table) for m in self.manifests(table) if table in m.files]
         return pa.concat_tables([schema.empty_table(), *parts])
 
-    def newest(self, unit: str) -> Manifest:
+    def newest(self, unit: str, table: str = "images") -> Manifest:
         """The manifest of a committed unit that counts."""
-        return Manifest.read(Ledger(self.path).newest()[unit])
+        return Manifest.read(self.ledger(table).newest()[unit])
 
     def read_unit(self, manifest: Manifest, table: str, columns: list[str] | None = None) -> pa.Table:
         """One unit's rows of a table."""

@@ -53,12 +53,22 @@ class Manifest:
     seconds: float
     host: str
     finished: str  # UTC, ISO 8601
+    read_sha256: str | None = None  # masks of a later filter: of the images manifest that named their candidates
 
     @classmethod
     def read(cls, path: UPath) -> "Manifest":
         """From its file."""
-        tree = json.loads(read_bytes(path))
+        return cls.parse(read_bytes(path))
+
+    @classmethod
+    def parse(cls, data: Content) -> "Manifest":
+        """From the bytes of its file."""
+        tree = json.loads(data)
         return cls(**{**tree, "files": {name: DataFile(**file) for name, file in tree["files"].items()}})
+
+    def to_json(self) -> Content:
+        """The bytes of its file."""
+        return to_json({key: value for key, value in asdict(self).items() if value is not None})
 
 
 def hash_keys(keys: Iterable[str]) -> str:
@@ -72,9 +82,10 @@ def file_name(unit: str, redo: int = 1) -> str:
 
 
 class Ledger:
-    """The manifests of one kind in `BUILD/ledger/<name>`."""
+    """The manifests of one kind in `BUILD/ledger/<name>`: `images`, and `masks.<filter>` for each later filter."""
 
     def __init__(self, build: UPath, name: str = "images") -> None:
+        self.name = name
         self.folder = at(build) / "ledger" / name
 
     def redos(self) -> dict[str, int]:
@@ -94,13 +105,20 @@ class Ledger:
         """The valid manifest of every committed unit, by unit."""
         return read_manifests(self.newest().values())
 
+    def digests(self) -> dict[str, str]:
+        """unit -> sha256 of the manifest that counts: what a filter of that unit must have read."""
+        newest = self.newest()
+        with ThreadPoolExecutor(16) as pool:
+            data = pool.map(read_bytes, newest.values())
+            return {unit: hashlib.sha256(d).hexdigest() for unit, d in zip(newest, data, strict=True)}
+
     def is_committed(self, unit: str, redo: int = 1) -> bool:
         """Whether this manifest of the unit exists."""
         return exists(self.folder / file_name(unit, redo))
 
     def commit(self, manifest: Manifest, redo: int = 1) -> bool:
         """Commit the unit. False if another attempt was first: its files count, this attempt's are orphans."""
-        return create_if_absent(self.folder / file_name(manifest.unit, redo), to_json(asdict(manifest)))
+        return create_if_absent(self.folder / file_name(manifest.unit, redo), manifest.to_json())
 
 
 def read_manifests(paths: Iterable[UPath]) -> list[Manifest]:

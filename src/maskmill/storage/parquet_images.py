@@ -60,6 +60,17 @@ def read_parquet(file: IO[bytes], url: str, start: int, count: int | None) -> It
         row += rows
 
 
+def find_rows(file: IO[bytes], url: str) -> dict[str, int]:
+    """key -> row of every image of the file, from its key column alone."""
+    if (parquet := _open(file)) is None:
+        return {}
+    columns, keys, found = _columns(parquet.schema_arrow, url), Keys(), list[tuple[str, str | None]]()
+    for group in range(parquet.metadata.num_row_groups):
+        rows = parquet.metadata.row_group(group).num_rows
+        found += _named(_group_keys(parquet, group, rows, columns, len(found)), keys)
+    return {key: row for row, (key, error) in enumerate(found) if error is None}
+
+
 def _open(file: IO[bytes]) -> pq.ParquetFile | None:
     """None for a broken file. A real failure to read (an OSError with a number) is passed on."""
     try:

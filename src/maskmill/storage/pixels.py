@@ -20,8 +20,10 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from maskmill.storage.jpeg import decode_sound
+
 _ORIENTATION = 0x0112  # the EXIF tag
-_BAND_PIXELS = 1 << 22  # pixels that leave Pillow at a time: a bound on the extra memory
+_BAND_PIXELS = 1 << 17  # pixels that leave Pillow at a time: their copies stay in the cache
 
 Factory = Callable[[IO[bytes]], ImageFile.ImageFile]
 # A multi-picture JPEG (MPO) is opened as the JPEG that it begins with: its first frame.
@@ -34,6 +36,8 @@ _MAGIC: tuple[tuple[bytes, Factory], ...] = (
     (b"MM\0+", TiffImageFile),
     (b"BM", BmpImageFile),
 )
+
+_EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "TIFF": "tif", "BMP": "bmp", "WEBP": "webp"}
 
 # From the upright array to a view with the stored orientation: the inverse of Pillow's exif_transpose.
 _AS_STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -68,6 +72,39 @@ def decode_image(data: bytes, max_mpx: float) -> np.ndarray:
         raise ValueError(f"cannot decode the image: {_words(e)}") from e
 
 
+def megapixels(data: bytes) -> float:
+    """10^6 pixels, by the header; 0 if it cannot be read (decode_image then says why)."""
+    try:
+        with _pillow_limit_lifted():
+            width, height = _factory(data)(io.BytesIO(data)).size
+    except Exception:
+        return 0.0
+    return float(width * height / 1e6)
+
+
+def orientation_of(data: bytes) -> int:
+    """The EXIF (or XMP) orientation 1-8 of an encoded image that decode_image takes; 1 is upright, 5-8 turn by 90
+    degrees. Only the header is read."""
+    with _pillow_limit_lifted():
+        return _orientation(_factory(data)(io.BytesIO(data)))
+
+
+def extension_of(data: bytes) -> str:
+    """`jpg`, `png`, `webp`, `tif` or `bmp`, from the first bytes of an image that decode_image takes."""
+    return _EXTENSIONS[str(_factory(data).format)]  # type: ignore[attr-defined]
+
+
+def to_upright(stored: np.ndarray, orientation: int) -> np.ndarray:
+    """An array of the stored pixels (its first two axes), turned as an image with this orientation is."""
+    if (as_stored := _AS_STORED.get(orientation)) is None:
+        return stored
+    turned = orientation >= 5
+    shape = (stored.shape[1], stored.shape[0]) if turned else stored.shape[:2]
+    out = np.empty((*shape, *stored.shape[2:]), stored.dtype)
+    as_stored(out)[...] = stored
+    return out
+
+
 def _decode(data: bytes, max_mpx: float) -> np.ndarray:
     if not data:
         raise ValueError("the file is empty")
@@ -75,6 +112,10 @@ def _decode(data: bytes, max_mpx: float) -> np.ndarray:
         _check_size(size, max_mpx)  # Pillow allocates a WebP's canvas as it opens it
     im = _factory(data)(io.BytesIO(data))
     _check_size(im.size, max_mpx)
+    if isinstance(im, JpegImageFile) and im.mode == "RGB":
+        sound = decode_sound(data, im.size, _orientation(im))
+        if sound is not None:
+            return sound
     im.load()
     width, height = im.size
     as_stored = _stored_view(im)
@@ -116,11 +157,17 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _stored_view(im: Image.Image) -> Callable[[np.ndarray], np.ndarray] | None:
-    """What the EXIF (or XMP) orientation asks for. Broken EXIF counts as upright: the pixels themselves are fine."""
+    """What the orientation asks for."""
+    return _AS_STORED.get(_orientation(im))
+
+
+def _orientation(im: Image.Image) -> int:
+    """EXIF's (or XMP's). Broken EXIF counts as upright: the pixels themselves are fine."""
     try:
-        return _AS_STORED.get(im.getexif().get(_ORIENTATION, 1))
+        found = im.getexif().get(_ORIENTATION, 1)
+        return found if found in _AS_STORED else 1
     except Exception:
-        return None
+        return 1
 
 
 def _fill(view: np.ndarray, im: Image.Image) -> None:

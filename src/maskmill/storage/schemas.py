@@ -82,27 +82,48 @@ def to_mask_table(rows: pa.Table, height: int, width: int, first_prompts: np.nda
     """The inverse of `mask_rows` for one image: what `apply_filter` takes.
 
     first_prompts: for each crop of the image's plan the place of its first prompt; it tells each mask's crop index.
+    Imports may lack scores and points, which are NaN then, and crops, which are the whole image then.
     """
 
     def column(name: str) -> np.ndarray:
         return rows.column(name).to_numpy()  # type: ignore[no-any-return]
 
+    def xyxy(prefix: str, missing: tuple[int, int, int, int]) -> np.ndarray:
+        """float or int XYWH columns -> int64 N x 4."""
+        columns = (rows.column(f"{prefix}_{name}") for name in "xywh")
+        xywh = [c.fill_null(v) if c.null_count else c for c, v in zip(columns, missing, strict=True)]
+        x, y, w, h = (c.to_numpy().astype(np.int64) for c in xywh)
+        return np.stack([x, y, x + w, y + h], axis=1)
+
     mask_id = column("mask_id")
-    xywh = np.stack([column(f"bbox_{name}") for name in "xywh"], axis=1).astype(np.int64)
-    crop = np.stack([column(f"crop_{name}") for name in "xywh"], axis=1).astype(np.int64)
     return MaskTable(
         height=height,
         width=width,
         mask_id=mask_id,
         predicted_iou=column("predicted_iou"),
         stability_score=column("stability_score"),
-        box=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
+        box=xyxy("bbox", (0, 0, 0, 0)),
         area=column("area").astype(np.int64),
         point=np.stack([column("point_x"), column("point_y")], axis=1),
         crop_index=(np.searchsorted(first_prompts, mask_id // TOKENS, side="right") - 1).astype(np.int32),
-        crop_box=np.concatenate([crop[:, :2], crop[:, :2] + crop[:, 2:]], axis=1),
+        crop_box=xyxy("crop", (0, 0, width, height)),
         masks=tuple(rows.column("counts").to_pylist()),
     )
+
+
+def chosen_rows(candidates: pa.Table, masks: MaskTable) -> pa.Table:
+    """The rows of those candidates of one image (by mask_id) that became `masks`, with the pixels they have now."""
+    masks = masks.take(np.argsort(masks.mask_id, kind="stable"))
+    rows = candidates.take(np.searchsorted(candidates["mask_id"].to_numpy(), masks.mask_id))
+    bbox = xyxy_to_xywh(masks.box)
+    columns = {
+        "counts": [masks.counts(i) for i in range(len(masks))],
+        "area": masks.area.astype(np.int32),
+        **{f"bbox_{name}": bbox[:, i].astype(np.float32) for i, name in enumerate("xywh")},
+    }
+    for name, values in columns.items():
+        rows = rows.set_column(MASKS.get_field_index(name), MASKS.field(name), pa.array(values, MASKS.field(name).type))
+    return rows
 
 
 def broken_masks(rows: pa.Table) -> list[str]:
@@ -126,7 +147,13 @@ def broken_masks(rows: pa.Table) -> list[str]:
 
 
 def run_total(counts: str) -> int:
-    """Pixels that a compressed COCO string covers, zeros and ones together; -1 if it is no such string.
+    """Pixels that a compressed COCO string covers, zeros and ones together; -1 if it is no such string."""
+    runs = runs_of_counts(counts)
+    return -1 if runs is None else sum(runs)
+
+
+def runs_of_counts(counts: str) -> list[int] | None:
+    """The runs of a compressed COCO string, zeros first; None if it is no such string.
 
     Six bits a character from 48: five of value, one that says more follow; from the third run on, a run is stored as
     its difference to the run two before (cocoapi, maskApi.c, rleFrString).
@@ -136,7 +163,7 @@ def run_total(counts: str) -> int:
     for char in counts:
         code = ord(char) - 48
         if not 0 <= code < 64:
-            return -1
+            return None
         value |= (code & 31) << shift
         shift += 5
         if code & 32:
@@ -145,6 +172,6 @@ def run_total(counts: str) -> int:
             value -= 1 << shift
         runs.append(value + (runs[-2] if len(runs) > 2 else 0))
         if runs[-1] < 0:
-            return -1
+            return None
         value = shift = 0
-    return sum(runs) if shift == 0 else -1
+    return runs if shift == 0 else None

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from maskmill.storage.items import Item, Keys, is_image
+from maskmill.storage.items import Item, Keys, extension, is_image
 
 _TAIL = 1 << 20  # how far after the end marker data is looked for: the largest record that tars are padded to
 # What tarfile raises on broken headers; OSError is not among them: a failing disk or network is not a broken tar.
@@ -47,6 +47,23 @@ def read_tar(file: IO[bytes], start: int, count: int | None) -> Iterator[Item]:
             return
         if n >= start:
             yield Item(key, None, error) if error else _payload(tar, key, member)
+
+
+def find_members(file: IO[bytes]) -> dict[str, tuple[int, int]]:
+    """key -> (first byte, bytes) of every image that read_tar gives whole, from the headers alone."""
+    entries = _entries(_open(file), _size(file))
+    return {key: (member.offset_data, member.size) for key, member, error in entries if member and not error}
+
+
+def find_json(file: IO[bytes]) -> dict[str, tuple[int, int]]:
+    """key -> (first byte, bytes) of the first .json of every sample, wherever it stands, from the headers alone."""
+    found: dict[str, tuple[int, int]] = {}
+    for member in _members(_open(file), _size(file)):
+        if not isinstance(member, _Broken) and member.isreg():
+            name = _clean(member.name)
+            if extension(name) == "json" and not name.rsplit("/", 1)[-1].startswith("."):
+                found.setdefault(_key(name), (member.offset_data, member.size))
+    return found
 
 
 def _open(file: IO[bytes]) -> _Headers:

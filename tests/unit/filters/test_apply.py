@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskmill.config import FilterConfig
-from maskmill.filters.apply import apply_filter, clean_small_regions, nms_in_crops, passes_thresholds
+from maskmill.filters.apply import apply_filter, nms_in_crops
+from maskmill.filters.pixels import clean_small_regions
+from maskmill.filters.rules import predicted_iou, stability
 from maskmill.masks.rle import decode
 from tests.parity.official import SamAutomaticMaskGenerator, amg
 from tests.parity.official import nms as official_nms
@@ -83,7 +85,7 @@ def test_of_equal_scores_the_first_suppresses() -> None:
 def test_crops_are_told_apart_by_index() -> None:
     """Two crops with the same box (a very small image) are two NMS runs."""
     rows = table([(0, 0, 20, 20), (0, 0, 20, 20)], iou=[0.5, 0.6], crops=[1, 2], crop_boxes=[(0, 0, 30, 30)] * 2)
-    assert nms_in_crops(rows, 0.7).tolist() == [0, 1]
+    assert nms_in_crops(rows, with_(box_nms_thresh=0.7)).tolist() == [0, 1]
     assert kept(with_(box_nms_thresh=0.7, crop_nms_thresh=1.0), rows, crops=5) == [0, 1]
     assert kept(with_(box_nms_thresh=0.7, crop_nms_thresh=0.7), rows, crops=5) == [0]
 
@@ -248,7 +250,7 @@ def test_thresholds_keep_what_float32_keeps(seed: int) -> None:
     threshold = float(rng.choice([0.6, 0.8, 0.88, 0.9, 0.95]))
     near = np.float32(threshold) + rng.integers(-2, 3, 30).astype(np.float32) * np.float32(2**-24)
     rows = table([WHOLE] * 30, iou=near.tolist(), stability=near.tolist())
-    got = passes_thresholds(rows, with_(pred_iou_thresh=threshold))
+    got = predicted_iou(rows, with_(pred_iou_thresh=threshold))
     assert np.array_equal(got, (torch.from_numpy(rows.predicted_iou) > threshold).numpy())
-    got = passes_thresholds(rows, with_(stability_score_thresh=threshold))
+    got = stability(rows, with_(stability_score_thresh=threshold))
     assert np.array_equal(got, (torch.from_numpy(rows.stability_score) >= threshold).numpy())

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from maskmill import load_model
 from maskmill.config import FilterConfig, GenerateConfig
 from maskmill.filters.apply import apply_filter
-from maskmill.generate import candidates
-from maskmill.generate.candidates import decode_points, find_candidates, score_masks, stability_score
+from maskmill.generate import candidates, fullres
+from maskmill.generate.candidates import decode_points, find_candidates
+from maskmill.generate.fullres import score_masks, stability_score
 from maskmill.generate.grids import crop_plan
 from maskmill.masks.rle import decode
 from maskmill.masks.table import MaskTable
@@ -33,7 +34,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def no_edge_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidates, "near_crop_edge", lambda boxes, *_: torch.zeros(len(boxes), dtype=torch.bool))
+    monkeypatch.setattr(fullres, "near_crop_edge", lambda boxes, *_: torch.zeros(len(boxes), dtype=torch.bool))
 
 
 def same(a: MaskTable, b: MaskTable) -> None:
@@ -75,12 +76,15 @@ def test_stability_of_a_wide_image() -> None:
 
 
 def scored(monkeypatch: pytest.MonkeyPatch, iou: list[float], inner: int, cfg: GenerateConfig) -> MaskTable:
-    """Candidates of one point whose three masks are 10 x 10 blocks, `inner` of 100 pixels above +1."""
+    """Candidates of one point whose three masks are 10 x 10 blocks, `inner` of 100 pixels above +1.
+
+    Logits, model input and image are of one size, so both interpolation steps leave the logits as they are.
+    """
     logits = torch.full((1, 3, 40, 40), -9.0)
     block = torch.full((100,), 0.5)
     block[:inner] = 9.0
     logits[:, :, 10:20, 10:20] = block.view(10, 10)
-    model = fake.patch(monkeypatch)
+    model = fake.patch(monkeypatch, img_size=40)
     monkeypatch.setattr(candidates, "decode_points", lambda *_: (logits, torch.tensor([iou], dtype=torch.float32)))
     return find_candidates(model, np.zeros((40, 40, 3), np.uint8), replace(cfg, points_per_side=1))  # type: ignore[arg-type]
 
@@ -181,7 +185,7 @@ def test_points_per_batch_changes_nothing(batch: int, model: Any) -> None:
 @pytest.mark.parametrize("pixels", [1, 10_000, 30_000])
 def test_upsampling_in_pieces_changes_nothing(pixels: int, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = find_candidates(model, IMAGE, ALL)
-    monkeypatch.setattr(candidates, "PIXELS_AT_A_TIME", pixels)
+    monkeypatch.setattr(fullres, "PIXELS_AT_A_TIME", pixels)
     same(find_candidates(model, IMAGE, ALL), whole)
 
 

@@ -1,0 +1,76 @@
+"""`report.html`: one page on a build that needs nothing beside itself."""
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from html import escape
+from importlib.resources import files
+from string import Template
+
+from maskmill import __version__
+from maskmill.report import chapters
+from maskmill.report.facts import Facts
+
+STATIC = files("maskmill") / "report" / "static"
+
+
+def make_page(facts: Facts, say: Callable[[str], None]) -> str:
+    """The whole page as text. `say` hears which section is being made."""
+    parts = (
+        ("masks", "Masks", chapters.masks_section),
+        ("scores", "Scores and thresholds", chapters.scores_section),
+        ("suspicious", "Suspicious masks", chapters.suspects_section),
+        ("gallery", "A look at every kind", chapters.gallery_section),
+        ("quarantine", "Quarantine", chapters.quarantine_section),
+        ("throughput", "Throughput", chapters.throughput_section),
+        ("provenance", "Provenance", chapters.provenance_section),
+    )
+    body, contents = [], []
+    for name, title, make in parts:
+        say(title.lower())
+        if content := "".join(make(facts)):
+            body.append(f'<section id="{name}"><h2>{title}</h2>{content}</section>')
+            contents.append(f'<li><a href="#{name}">{title}</a></li>')
+    now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    return Template((STATIC / "report.html").read_text(encoding="utf-8")).substitute(
+        title=escape(f"{facts.build.path.name}: {facts.filter}"),
+        style=(STATIC / "tokens.css").read_text(encoding="utf-8") + (STATIC / "report.css").read_text(encoding="utf-8"),
+        head="".join(head(facts)),
+        contents="".join(contents),
+        body="\n".join(body),
+        foot=f"Made by maskmill {__version__} on {escape(now)}. "
+        f"The figures are those of Segment Anything (arXiv 2304.02643), section 5.",
+    )
+
+
+def head(facts: Facts) -> Iterator[str]:
+    """Title, state, and the numbers that come first."""
+    s, masks = facts.standing, sum(p.masks.rows for p in facts.parts)
+    state = '<span class="badge good">finished</span>' if s.finished else '<span class="badge warn">unfinished</span>'
+    yield f"<h1>{escape(facts.build.path.name)}{state}</h1>"
+    path = escape(str(facts.build.path))
+    yield f'<p class="sub">Masks of the filter <b>{escape(facts.filter)}</b> in <code>{path}</code></p>'
+    if not s.finished:
+        yield (
+            f'<p class="alert">This build is not finished: {s.units_done:,} of {s.units:,} units are committed. '
+            f"The figures are those of the committed units.</p>"
+        )
+    good = s.images_done - s.quarantined
+    of = "" if s.images is None or s.images == s.images_done else f"of {s.images:,} planned"
+    tiles = [
+        ("Images", f"{s.images_done:,}", of),
+        ("Masks", f"{masks:,}", f"filter {facts.filter}"),
+        ("Masks an image", f"{masks / max(1, good):.1f}", "without the quarantined"),
+        ("Candidates", f"{s.candidates:,}", f"{100 * masks / s.candidates:.1f}% became masks" if s.candidates else ""),
+        ("Empty", f"{s.empty:,}", "no candidate"),
+        ("Quarantined", f"{s.quarantined:,}", "could not be done"),
+    ]
+    words = "".join(f"<div><dt>{n}</dt><dd>{v}<small>{escape(w) or '&nbsp;'}</small></dd></div>" for n, v, w in tiles)
+    yield f'<dl class="tiles">{words}</dl>'
+    sample = facts.sample
+    if sample.whole:
+        yield '<p class="note">Charts are exact unless they say otherwise: every row was read.</p>'
+    else:
+        yield (
+            f'<p class="note">The counts above are exact. Charts are drawn from a sample that is the same every time: '
+            f"{len(sample.parts):,} of {sample.of:,} units, {len(sample.masks):,} masks.</p>"
+        )
