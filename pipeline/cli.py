@@ -8,6 +8,7 @@ import click
 from maskmill import __version__
 from maskmill.errors import UserError
 from maskmill.pipeline.commands.common import BAD_INPUT, FAILED, RESUMABLE
+from maskmill.pipeline.commands.diff import diff
 from maskmill.pipeline.commands.export import export
 from maskmill.pipeline.commands.filter import filter_command
 from maskmill.pipeline.commands.gc import gc
@@ -61,7 +62,7 @@ def main(debug: bool) -> None:
     """
 
 
-for command in (generate, plan, status, verify, retry, filter_command, gc, report, view, export, imports, models):
+for command in (generate, plan, status, verify, retry, filter_command, diff, gc, report, view, export, imports, models):
     main.add_command(command)
 
 if __name__ == "__main__":

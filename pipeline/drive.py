@@ -107,7 +107,7 @@ def bring_along(build: UPath, run: RunConfig, engine: Engine, tell: Tell) -> Out
             continue
         before = masks_by(made, name, tasks)
         total += run_tasks(filter_job(made, name, run), tasks, engine, tell)
-        tell(f"filter {name}: {len(tasks)} units once more, {before} -> {masks_by(made, name, tasks)} masks in them")
+        tell(f"filter {name}: applied to {len(tasks)} units, {before} -> {masks_by(made, name, tasks)} masks in them")
     return total
 
 

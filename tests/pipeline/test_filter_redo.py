@@ -65,7 +65,7 @@ def test_a_build_that_is_not_finished(source: Path, tmp_path: Path, capsys: pyte
     recipe = recipe_for(grown, cfg)
     assert drive.generate(recipe, str(tmp_path / "c"), LocalEngine(inside=True), "cpu", append=True, quiet=False) == 0
     said = capsys.readouterr()
-    assert "filter strict: 1 units once more, 0 -> " in said.err and "filter      strict: " in said.out
+    assert "filter strict: applied to 1 units, 0 -> " in said.err and "filter      strict: " in said.out
     assert len(hashes(Build(tmp_path / "c"), "strict")) == 4 and list(verify(tmp_path / "c", quick=False)) == []
 
 
@@ -88,7 +88,7 @@ def test_retry_filters_the_redone_unit_again(redone: Build, few: Path, tmp_path:
     done = run("retry", out, "--engine", "local")
     assert done.exit_code == 0, done.output
     assert "1 of 2 are done now" in done.stdout
-    assert "filter strict: 2 units once more, " in done.stdout  # bad.jpg stays, so its unit is redone too
+    assert "filter strict: applied to 2 units, " in done.stdout  # bad.jpg stays, so its unit is redone too
     fresh = nano_build(few, tmp_path / "fresh", replace(TWO, filter=FilterConfig(0.5, 0.7)))
     assert rows(redone, "strict").equals(rows(fresh)) and rows(fresh).num_rows > before.num_rows
     assert [p.name for p in sorted((out / "ledger/masks.strict").glob("*@2.json"))] == [

@@ -12,7 +12,7 @@ block of it is decided that could hold a pixel above a threshold.
 import math
 
 import numpy as np
-from numba import float32, int32, int64, types, uint8
+from numba import float32, int16, int32, int64, types
 
 from maskmill.masks.jit import compiled, part
 
@@ -69,26 +69,53 @@ def count(classes, heights, widths, pixels):
         high[j], outer[j], mixed[j] = high[j] * widths[j], outer[j] * widths[j], mixed[j] * widths[j]
 
 
+@part
+def list_changes(classes, pixels, changes, n_changes):
+    """For each column of blocks those that are mixed, or of another class than the one above (0 above the first).
+
+    Columns without a pixel that may exceed a threshold stay empty.
+    """
+    high, wide = classes.shape
+    left, right, was_busy = 0, wide, np.uint8(0)
+    while left < wide and pixels[1, left] + pixels[2, left] == 0:
+        left += 1
+    while right > left and pixels[1, right - 1] + pixels[2, right - 1] == 0:
+        right -= 1
+    for i in range(high):
+        row, busy = classes[i], np.uint8(0)
+        for j in range(wide):
+            busy |= row[j]
+        if busy or was_busy:
+            for j in range(left, right):
+                if row[j] == MIXED or row[j] != (classes[i - 1, j] if i > 0 else 0):
+                    changes[j, n_changes[j]] = i << 3 | row[j]
+                    n_changes[j] += 1
+        was_busy = busy
+
+
 @compiled(
-    types.Tuple((uint8[:, :, ::1], float32[::1], int64[:, :, ::1]))(
+    types.Tuple((float32[::1], int64[:, :, ::1], int16[:, :, ::1], int64[:, ::1]))(
         float32[:, :, ::1], int32[:, :, ::1], float32[::1], int64[::1], int64[::1]
     )
 )
 def decide(
     low: np.ndarray, bits: np.ndarray, thresholds: np.ndarray, heights: np.ndarray, widths: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """K masks (float32 K x L x L logits, and the same as int32) by blocks.
 
     Args: thresholds: ascending, float32 3. heights, widths: pixels of the h rows and w columns of blocks, h, w <= L.
-    Returns: classes (uint8 K x h x w), margins (float32 K), and pixels for each column of blocks, decided above the
-    highest threshold, decided above the lowest, and not decided (int64 K x 3 x w).
+    Returns: margins (float32 K); pixels of each column of blocks, decided above the highest threshold, decided above
+    the lowest, and not decided (int64 K x 3 x w); and the changes down each column of blocks, row << 3 | class (int16
+    K x w x h), with their number (int64 K x w).
     """
     n_masks, high, wide = low.shape[0], len(heights), len(widths)
     above, below = np.empty((high + 2, wide + 2), np.uint8), np.empty((high + 2, wide + 2), np.uint8)
-    classes, margins = np.empty((n_masks, high, wide), np.uint8), np.empty(n_masks, np.float32)
+    classes, margins = np.empty((high, wide), np.uint8), np.empty(n_masks, np.float32)
     pixels = np.zeros((n_masks, 3, wide), np.int64)
+    changes, n_changes = np.empty((n_masks, wide, high), np.int16), np.zeros((n_masks, wide), np.int64)
     for k in range(n_masks):
         margins[k] = margin_of(bits[k])
-        classify(low[k], margins[k], thresholds, above, below, classes[k])
-        count(classes[k], heights, widths, pixels[k])
-    return classes, margins, pixels
+        classify(low[k], margins[k], thresholds, above, below, classes)
+        count(classes, heights, widths, pixels[k])
+        list_changes(classes, pixels[k], changes[k], n_changes[k])
+    return margins, pixels, changes, n_changes

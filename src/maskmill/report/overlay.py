@@ -17,23 +17,35 @@ def colour(i: int) -> np.ndarray:
     return np.array(colorsys.hls_to_rgb(hue, light, saturation)) * 255
 
 
-def overlay(image: np.ndarray, masks: Sequence[np.ndarray], alpha: float = 0.5) -> np.ndarray:
-    """H x W x 3 uint8 with bool H x W masks on it, the largest below, each with an outline."""
+def overlay(
+    image: np.ndarray, masks: Sequence[np.ndarray], alpha: float = 0.5, colours: Sequence[np.ndarray] | None = None
+) -> np.ndarray:
+    """H x W x 3 uint8 with bool H x W masks on it, the largest below, each with an outline.
+
+    colours: RGB of 0-255, one for each mask; by default they follow from the order of sizes.
+    """
     out = image.astype(np.float64)
-    for i, mask in enumerate(sorted(masks, key=lambda m: -int(m.sum()))):
-        out[mask] = (1 - alpha) * out[mask] + alpha * colour(i)
+    for i, n in enumerate(sorted(range(len(masks)), key=lambda n: -int(masks[n].sum()))):
+        mask, ink = masks[n], colour(i) if colours is None else colours[n]
+        out[mask] = (1 - alpha) * out[mask] + alpha * ink
         inner = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0).view(bool)
-        out[mask & ~inner] = 0.3 * out[mask & ~inner] + 0.7 * np.minimum(255, colour(i) * 1.3)
+        out[mask & ~inner] = 0.3 * out[mask & ~inner] + 0.7 * np.minimum(255, ink * 1.3)
     return out.round().astype(np.uint8)
 
 
 def side_by_side(image: np.ndarray, masks: Sequence[np.ndarray], height: int) -> np.ndarray:
     """The image and its overlay, scaled to `height` pixels."""
-    pair = [image, overlay(image, masks)]
-    width = max(1, round(image.shape[1] * height / image.shape[0]))
-    filter_ = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_CUBIC
-    scaled = [cv2.resize(part, (width, height), interpolation=filter_) for part in pair]
-    return np.concatenate([scaled[0], np.full((height, GAP, 3), 255, np.uint8), scaled[1]], axis=1)
+    return panels([image, overlay(image, masks)], height)
+
+
+def panels(pictures: Sequence[np.ndarray], height: int) -> np.ndarray:
+    """Pictures of one size beside each other, scaled to `height` pixels."""
+    full, long = pictures[0].shape[:2]
+    width = max(1, round(long * height / full))
+    filter_ = cv2.INTER_AREA if height < full else cv2.INTER_CUBIC
+    gap = np.full((height, GAP, 3), 255, np.uint8)
+    scaled = [cv2.resize(picture, (width, height), interpolation=filter_) for picture in pictures]
+    return np.concatenate([part for picture in scaled for part in (gap, picture)][1:], axis=1)
 
 
 def sheet(pictures: Sequence[np.ndarray], width: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Small regions against the official remove_small_regions, both modes."""
+"""Small regions, found on runs, against the official remove_small_regions, which looks at pixels through OpenCV."""
 
 import cv2
 import numpy as np
@@ -8,44 +8,65 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from maskmill.masks.regions import clean_regions
-from maskmill.masks.rle import decode, encode
+from maskmill.masks.rle import compress_edges, decode, edges_of, encode
 from tests.parity.official import amg
 
 masks = hnp.arrays(bool, st.tuples(st.integers(1, 14), st.integers(1, 14)))
 
 
+def official(mask: np.ndarray, area: int) -> tuple[np.ndarray, bool]:
+    """Holes, then islands."""
+    filled, holes = amg.remove_small_regions(mask, area, "holes")
+    if not filled.any():  # the official one looks for the largest island of none
+        return filled, holes
+    cleaned, islands = amg.remove_small_regions(filled, area, "islands")
+    return cleaned, holes or islands
+
+
 def remove_small_regions(mask: np.ndarray, min_area: int) -> tuple[np.ndarray, bool]:
-    """The cleaned mask, and whether anything changed; box and area are those of its pixels."""
+    """The cleaned mask, and whether anything changed; box, area and counts are those of its pixels."""
     found = clean_regions([encode(mask)], *mask.shape, min_area)
     if not found:
         return mask, False
     (x0, y0, x1, y1), area, counts = found[0]
     cleaned = decode(counts, *mask.shape)
     y, x = np.nonzero(cleaned)
-    assert (x.min(), y.min(), x.max(), y.max(), len(x)) == (x0, y0, x1, y1, area)
+    assert (x.min(), y.min(), x.max(), y.max(), len(x)) == (x0, y0, x1, y1, area) and counts == encode(cleaned)
     return cleaned, True
 
 
-@settings(max_examples=300, deadline=None)
+def same(mask: np.ndarray, area: int) -> None:
+    theirs, changed = official(mask, area)
+    ours, ours_changed = remove_small_regions(mask, area)
+    assert ours.dtype == bool and np.array_equal(theirs, ours) and changed == ours_changed
+
+
+@settings(max_examples=500, deadline=None)
 @given(masks, st.integers(1, 30))
 def test_holes_then_islands_is_official(mask: np.ndarray, area: int) -> None:
-    if not mask.any() and mask.size >= area:
-        return  # the official one looks for the largest island of none
-    filled, holes = amg.remove_small_regions(mask, area, "holes")
-    theirs, islands = amg.remove_small_regions(filled, area, "islands")
-    ours, changed = remove_small_regions(mask, area)
-    assert ours.dtype == bool and np.array_equal(theirs, ours) and changed == (holes or islands)
+    same(mask, area)
 
 
-def test_blobs_at_full_size() -> None:
-    """Noise in a 300 x 400 mask: dozens of islands and holes of every size."""
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 60), st.sampled_from([0.02, 0.1, 0.5, 0.9, 0.98]))
+def test_of_equal_islands_the_same_stays(seed: int, height: int, width: int, share: float) -> None:
+    """Many ties: OpenCV numbers components by blocks of 2 x 2, row after row, and the first of the largest is kept."""
+    mask = np.random.default_rng(seed).random((height, width)) < share
+    same(mask, 10_000)
+    same(mask, 3)
+
+
+@pytest.mark.parametrize(("height", "width", "blurs"), [(300, 400, [1.0, 3.0, 9.0]), (1500, 2250, [3.0])])
+def test_blobs_at_full_size(height: int, width: int, blurs: list[float]) -> None:
+    """Noise: islands and holes of every size, at the borders too, several masks at once."""
     rng = np.random.default_rng(0)
-    mask = cv2.GaussianBlur(rng.normal(size=(300, 400)), (0, 0), 3) > 0
+    several = [cv2.GaussianBlur(rng.normal(size=(height, width)), (0, 0), blur) > 0 for blur in blurs]
     for area in (1, 20, 100, 10_000_000):
-        filled, holes = amg.remove_small_regions(mask, area, "holes")
-        theirs, islands = amg.remove_small_regions(filled, area, "islands")
-        ours, changed = remove_small_regions(mask, area)
-        assert np.array_equal(theirs, ours) and changed == (holes or islands)
+        got = clean_regions([encode(m) for m in several], height, width, area)
+        for i, mask in enumerate(several):
+            theirs, changed = official(mask, area)
+            assert changed == (i in got)
+            assert not changed or got[i][2] == encode(theirs)
 
 
 def square(hole: tuple[int, ...] = ()) -> np.ndarray:
@@ -96,6 +117,21 @@ def test_whole_background_can_be_a_small_hole() -> None:
     assert remove_small_regions(mask, 5)[0].all()
 
 
-def test_empty_mask_is_left_alone() -> None:
-    mask, changed = remove_small_regions(np.zeros((4, 5), bool), 10)
-    assert not mask.any() and not changed
+def test_empty_mask() -> None:
+    """No island to keep; its background is left alone too, unless it is small."""
+    empty = np.zeros((4, 5), bool)
+    assert not remove_small_regions(empty, 20)[1]
+    assert remove_small_regions(empty, 21)[0].all()
+
+
+def test_no_masks() -> None:
+    assert clean_regions([], 4, 5, 10) == {}
+
+
+def test_large_image() -> None:
+    """Places beyond 2**31: two pixels far apart in 50,000 x 50,000; the cost does not grow with the pixels."""
+    side = 50_000
+    edges, ends = np.array([1, 2, side * side - 1, side * side]), np.array([0, 4])
+    ((box, area, counts),) = clean_regions(compress_edges(edges, ends, side, side), side, side, 2).values()
+    assert box == (0, 1, 0, 1) and area == 1
+    assert edges_of([counts], side, side)[0].tolist() == [1, 2]

@@ -8,7 +8,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco
 
-from maskmill.masks.rle import CutMask, area, compress, decode, encode, runs_of, uncompress
+from maskmill.errors import UserError
+from maskmill.masks.rle import (
+    CutMask,
+    area,
+    compress,
+    compress_edges,
+    decode,
+    edges_of,
+    encode,
+    runs_of,
+    uncompress,
+)
 from tests.parity.official import amg
 
 sizes = st.tuples(st.integers(1, 24), st.integers(1, 24))
@@ -82,3 +93,48 @@ def test_large_image() -> None:
     """Pixel offsets beyond 2**31 do not overflow."""
     cut = CutMask.cut(np.ones((2, 2), bool), 49_998, 49_998, 50_000, 50_000)
     assert cut.runs().tolist() == [49_998 * 50_000 + 49_998, 2, 49_998, 2]
+
+
+# ---- many masks at once
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), sizes, st.integers(0, 4))
+def test_edges_and_back(data: st.DataObject, size: tuple[int, int], n: int) -> None:
+    """The strings are pycocotools'; the edges are where the runs of ones begin and end."""
+    masks = [data.draw(hnp.arrays(bool, size)) for _ in range(n)]
+    counts = [encode(m) for m in masks]
+    edges, ends = edges_of(counts, *size)
+    assert compress_edges(edges, ends, *size) == counts
+    for i, mask in enumerate(masks):
+        flat = np.concatenate([[0], mask.T.ravel().astype(np.int8), [0]])
+        assert edges[ends[i] : ends[i + 1]].tolist() == np.flatnonzero(np.diff(flat)).tolist()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=12))
+def test_empty_runs_join_their_neighbours(runs: list[int]) -> None:
+    """Legal in COCO, made by nobody here: pycocotools decodes them, and so do we."""
+    size = (1, sum(runs))
+    if size[1]:
+        counts = compress(np.array(runs), *size)
+        assert compress_edges(*edges_of([counts], *size), *size) == [encode(decode(counts, *size))]
+
+
+def test_long_runs() -> None:
+    """Numbers of one to seven characters, both signs, in an image of 2.5 gigapixels, beyond int32."""
+    side = 50_000
+    runs = np.array([5, 2_000_000_000, 1, 31, 32, 1023, 1024, 300_000_000])
+    runs = np.append(runs, side * side - runs.sum())
+    edges = np.cumsum(runs)[:-1]
+    (counts,) = compress_edges(edges, np.array([0, len(edges)]), side, side)
+    assert counts == compress(runs, side, side)
+    assert edges_of([counts], side, side)[0].tolist() == edges.tolist()
+
+
+@pytest.mark.parametrize("broken", ["", "~", "52", "543", "54\u00e4", "54\u2014", "5o", "o" * 20, "5O0", "0"])
+def test_broken_counts_are_named(broken: str) -> None:
+    """Too short, too long, cut off inside a number, foreign characters, a negative run."""
+    good = encode(np.eye(3, dtype=bool))
+    with pytest.raises(UserError, match="3 x 3"):
+        edges_of([good, broken, good], 3, 3)
