@@ -2,9 +2,9 @@
 
 These are the steps of SamAutomaticMaskGenerator._process_batch (automatic_mask_generator.py:266-321) after the gate on
 predicted IoU. On CPU they take no full-resolution logits and give what the official code gives, bit for bit, wherever
-torch computes with fused multiply-add (every CPU with AVX2, every 64-bit ARM); elsewhere a logit may differ in its last
-bits, and a pixel whose logit lies within 2**-19 of the mask's largest from a threshold may flip. Other devices take
-the plain path, which is also the oracle of the tests.
+torch runs its kernels for AVX2 or AVX-512. Elsewhere it may round in another order; then a pixel may flip whose logit
+lies within 2**-18 of its mask's largest logit from 0 (a few in a million of those on a contour). Other devices take the
+plain path, which is also the oracle of the tests.
 """
 
 from collections.abc import Iterator, Sequence
@@ -70,18 +70,15 @@ def by_loops(
     from maskmill.generate.fullres_trace import trace
 
     low = low_res.contiguous().numpy()
-    sides = zip(input_size, (crop.height, crop.width), strict=True)
-    (mid_rows, rows), (mid_columns, columns) = (
-        (axis(low.shape[-1], img_size, middle), axis(middle, side, side)) for middle, side in sides
-    )
+    size = crop.height, crop.width
+    first = tuple(axis(low.shape[-1], img_size, middle) for middle in input_size)
+    last = tuple(axis(middle, side, side) for middle, side in zip(input_size, size, strict=True))
     levels = np.array([-1, 0, 1]) * cfg.stability_score_offset + Sam.mask_threshold
     thresholds = levels.astype(np.float32)
-    heights, widths = block_sizes(mid_rows, rows), block_sizes(mid_columns, columns)
-    blocks = decide(low, low.view(np.int32), thresholds, heights, widths)
-    counts, stable, box, edges, ends = trace(
-        low, *blocks, mid_rows, mid_columns, rows, columns, np.array([*crop.box[:2], height], np.int64), thresholds,
-        np.float32(cfg.floor_stability), channels_last(img_size, img_size), channels_last(crop.height, crop.width),
-    )  # fmt: skip
+    blocks = decide(low, low.view(np.int32), thresholds, *map(block_sizes, first, last))
+    place, floor = np.array([*crop.box[:2], height], np.int64), np.float32(cfg.floor_stability)
+    flat = channels_last(img_size, img_size), channels_last(*size)
+    counts, stable, box, edges, ends = trace(low, *blocks, (*first, *last), place, thresholds, floor, *flat)
     box += np.array([*crop.box[:2]] * 2)
     near = near_crop_edge(torch.from_numpy(box), crop.box, height, width, cfg.crop_edge_tolerance).numpy()
     kept = np.flatnonzero(stable & ~near)

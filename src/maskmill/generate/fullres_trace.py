@@ -10,22 +10,16 @@ from typing import Any
 
 import numpy as np
 from numba import boolean, float32, int16, int64, types
-from numba.extending import intrinsic
 
 from maskmill.generate.fullres_blocks import MIXED
-from maskmill.masks.jit import compiled, part
+from maskmill.masks.jit import compiled, fma, part, with_room
 
 FEW = 3  # pixels that are computed as fast as they are counted between two logits
 # One axis of one step: two source indices and two weights for each output, and the first output of each source index.
 AXIS = types.Tuple((int64[:, ::1], float32[:, ::1], int64[::1]))
+AXES = types.UniTuple(AXIS, 4)
 RESULT = types.Tuple((int64[:, ::1], boolean[::1], int64[:, ::1], int64[::1], int64[::1]))
 BLOCKS = (float32[::1], int64[:, :, ::1], int16[:, :, ::1], int64[:, ::1])
-
-
-@intrinsic
-def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c in float32, rounded once."""
-    return float32(float32, float32, float32), lambda context, builder, signature, args: builder.fma(*args)
 
 
 @part
@@ -74,8 +68,8 @@ def fill_tile(tile, codes, logits, j, changes, mids_high, mids_wide, rows, colum
     first_row, first_column, done = rows[2], columns[2], 0
     m0, m1 = first_column[j], min(first_column[j + 1], mids_wide)
     for change in changes:
-        i, kind = change >> 3, change & 7
-        if kind != MIXED:
+        i = change >> 3
+        if change & 7 != MIXED:
             continue
         for k0, k1 in ((first_row[i], min(first_row[i + 1], mids_high)), (first_row[i + 1], first_row[i + 1] + 1)):
             k0 = max(k0, done)
@@ -194,41 +188,27 @@ def place_column(edges, first, column, at, x, base, box, counts):
 
 
 @part
-def with_room(edges, at, more):
-    """`edges`, or a copy of the first `at` with twice the room, if fewer than `more` would fit in behind them."""
-    if at + more <= len(edges):
-        return edges
-    grown = np.empty(2 * len(edges), np.int64)
-    for e in range(at):
-        grown[e] = edges[e]
-    return grown
-
-
-@part
 def stays_below(inner, outer, floor):
     """Whether inner / outer is below the floor, in float32 as torch divides; without an outer pixel it is 0."""
     return floor > 0 and (outer == 0 or np.float32(inner) / np.float32(outer) < floor)
 
 
-@compiled(
-    RESULT(
-        float32[:, :, ::1], *BLOCKS, AXIS, AXIS, AXIS, AXIS, int64[::1], float32[::1], float32, boolean, boolean
-    )
-)  # fmt: skip
+@compiled(RESULT(float32[:, :, ::1], *BLOCKS, AXES, int64[::1], float32[::1], float32, boolean, boolean))
 def trace(
-    low: np.ndarray, margins: np.ndarray, pixels: np.ndarray, changes: np.ndarray, n_changes: np.ndarray,
-    mid_rows: Any, mid_columns: Any, rows: Any, columns: Any, place: np.ndarray, thresholds: np.ndarray, floor: np.float32, flat1: bool, flat2: bool,
+    low: np.ndarray, margins: np.ndarray, pixels: np.ndarray, changes: np.ndarray, n_changes: np.ndarray, axes: Any,
+    place: np.ndarray, thresholds: np.ndarray, floor: np.float32, flat1: bool, flat2: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """K masks of one crop.
 
-    Args: low: float32 K x L x L logits; margins, pixels, changes, n_changes: what `decide` gives. mid_rows,
-    mid_columns: the axes of the first step; rows, columns: of the second. place: (x, y) of the crop in the image and the image's height.
-    thresholds: of the outer count, the mask and the inner count. floor: a mask is given up once its stability is sure
-    to be lower; 0 = never. flat1, flat2: torch's kernel in each step.
+    Args: low: float32 K x L x L logits, and all that `decide` gives of them. axes: rows and columns of the first step,
+    then of the second. place: (x, y) of the crop in the image and the image's height. thresholds: of the outer count,
+    the mask and the inner count. floor: a mask is given up once its stability is sure to be lower; 0 = never. flat1,
+    flat2: torch's kernel in each step.
     Returns: inner count, outer count and area (K x 3); whether the stability reaches the floor (K; the other results
     are unfinished where not); box (K x 4, XYXY inclusive, crop frame; 0 if empty); run edges of all masks, as places in
     the image, column-major, and where each mask's begin (K + 1).
     """
+    mid_rows, mid_columns, rows, columns = axes
     n_masks, wide, high = changes.shape
     (first_mid, first_mid_column), (ci, cw, first_column) = (mid_rows[2], mid_columns[2]), columns
     mids_high, mids_wide, height, widest = len(rows[2]) - 1, len(first_column) - 1, rows[0].shape[1], 0

@@ -8,7 +8,7 @@ difference to the run two before (cocoapi, common/maskApi.c, rleToString and rle
 import numpy as np
 from numba import int64, types, uint8
 
-from maskmill.masks.jit import compiled, part
+from maskmill.masks.jit import compiled, part, with_room
 
 MOST = 13  # characters that one 64-bit number takes
 
@@ -29,14 +29,10 @@ def put_number(out, at, value):
 @compiled(types.Tuple((uint8[::1], int64[::1]))(int64[::1], int64[::1], int64))
 def write(edges: np.ndarray, ends: np.ndarray, n_pixels: int) -> tuple[np.ndarray, np.ndarray]:
     """Edges of N masks, those of mask i in edges[ends[i] : ends[i + 1]] -> all characters, where each mask's end."""
-    out, ends_out, at = np.empty(64, np.uint8), np.zeros(len(ends), np.int64), 0
+    out, ends_out, at = np.empty(256, np.uint8), np.zeros(len(ends), np.int64), 0
     for i in range(len(ends) - 1):
         first, last = ends[i], ends[i + 1]
-        while len(out) < at + MOST * (last - first + 1):
-            grown = np.empty(2 * len(out), np.uint8)
-            for c in range(at):
-                grown[c] = out[c]
-            out = grown
+        out = with_room(out, at, MOST * (last - first + 1))
         before, one_back, two_back = 0, 0, 0
         for e in range(first, last + 1):
             edge = edges[e] if e < last else n_pixels
