@@ -32,7 +32,7 @@ def compiled(signature: Any) -> Callable[[F], F]:
 def part(function: F) -> F:
     """A piece of a compiled function of the same file. The cache would not see a piece change in another file: only
     the two below, which are finished, are used from here."""
-    return numba.njit(forceinline=True, error_model="numpy")(function)  # type: ignore[no-any-return]
+    return numba.njit(forceinline=True, error_model="numpy")(function)  # type: ignore[return-value]
 
 
 @intrinsic  # type: ignore[untyped-decorator]
