@@ -1,11 +1,10 @@
 """transformers' SamModel and its mask-generation pipeline, from weights with the official names."""
 
-import contextlib
 import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from typing import Any
 
@@ -15,6 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from maskmill.sam.sam import ModelConfig
+from tests.parity.official import STAND_IN
 
 Record = dict[str, Any]
 Generate = Callable[[np.ndarray, dict[str, Any]], list[Record]]
@@ -47,13 +47,13 @@ def transformers(cfg: ModelConfig, state: dict[str, torch.Tensor], device: str |
     why = missing_for_transformers()
     assert not why, why
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    with stand_in_hidden():
-        from transformers import SamModel, pipeline  # type: ignore[import-not-found]
+    from transformers import SamModel, pipeline  # type: ignore[import-not-found]
 
-        model = SamModel(hf_config(cfg)).eval()
-        model.load_state_dict(hf_weights(state), strict=True)
-        processor = hf_processor(cfg.image_encoder.img_size)
-        segment = pipeline("mask-generation", model=model, image_processor=processor, device=torch.device(device))
+    model = SamModel(hf_config(cfg)).eval()
+    model.load_state_dict(hf_weights(state), strict=True)
+    processor = hf_processor(cfg.image_encoder.img_size)
+    segment = pipeline("mask-generation", model=model, image_processor=processor, device=torch.device(device))
+    lend_torchvision()
 
     def generate(image: np.ndarray, settings: dict[str, Any]) -> list[Record]:
         assert not settings.get("min_mask_region_area") and not settings.get("crop_n_layers"), (
@@ -80,22 +80,15 @@ def missing_for_transformers() -> str:
     return "" if importlib.util.find_spec("transformers") else "transformers is not installed"
 
 
-@contextlib.contextmanager
-def stand_in_hidden() -> Iterator[None]:
-    """Import transformers without the tests' stand-in for torchvision, which has no transforms, then show it.
+def lend_torchvision() -> None:
+    """The pipeline's last step asks for torchvision, for its NMS; where there is none, the tests' stand-in has one.
 
-    The pipeline's last step asks again whether there is torchvision, for its NMS; that one the stand-in has.
+    After transformers is imported, which would look for torchvision's transforms, too.
     """
-    hidden = {name: m for name, m in sys.modules.items() if name.split(".")[0] == "torchvision" and m.__spec__ is None}
-    for name in hidden:
-        del sys.modules[name]
-    try:
-        yield
-    finally:
-        sys.modules.update(hidden)
-    if hidden:
-        from transformers.utils import import_utils  # type: ignore[import-not-found]
+    from transformers.utils import import_utils  # type: ignore[import-not-found]
 
+    if importlib.util.find_spec("torchvision") is None:
+        sys.modules.update((m.__name__, m) for m in STAND_IN)
         sys.modules["torchvision"].__spec__ = ModuleSpec("torchvision", None)
         import_utils.is_torchvision_available.cache_clear()
 

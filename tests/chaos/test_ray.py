@@ -146,7 +146,9 @@ def test_the_driver_dies_and_its_actors_live_on_for_a_while(
     machines: Machines, source: Path, want: dict[str, pa.Table], out: Path
 ) -> None:
     chance = random.Random(1)
+    pace(out.parent, 0.8)
     assert killed_often(machines, source, out, chance, times=3) == 3
+    pace(out.parent, 0)
     ends(driver(source, out, GPU, engine="ray", env=machines.env()))
     assert_same(out, want)
 

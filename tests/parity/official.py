@@ -47,26 +47,26 @@ def box_area(boxes: Tensor) -> Tensor:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def stand_in_for_torchvision() -> None:
-    def module(name: str, **members: object) -> types.ModuleType:
-        made = types.ModuleType(name)
-        made.__dict__.update(members)
-        sys.modules[name] = made
-        return made
+def module(name: str, **members: object) -> types.ModuleType:
+    made = types.ModuleType(name)
+    made.__dict__.update(members)
+    return made
 
-    module("torchvision")
-    module("torchvision.ops")
-    module("torchvision.ops.boxes", batched_nms=batched_nms, box_area=box_area)
-    module("torchvision.transforms")
+
+STAND_IN = [
+    module("torchvision"),
+    module("torchvision.ops"),
+    module("torchvision.ops.boxes", batched_nms=batched_nms, box_area=box_area),
+    module("torchvision.transforms"),
     module(
         "torchvision.transforms.functional",
         to_pil_image=Image.fromarray,
         resize=lambda image, size: image.resize((size[1], size[0]), Image.Resampling.BILINEAR),
-    )
-
-
-if importlib.util.find_spec("torchvision") is None:
-    stand_in_for_torchvision()
+    ),
+]
+missing = importlib.util.find_spec("torchvision") is None
+if missing:
+    sys.modules.update((m.__name__, m) for m in STAND_IN)
 
 import segment_anything.modeling.prompt_encoder as prompt_encoder_module  # noqa: E402
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry  # noqa: E402
@@ -79,6 +79,10 @@ from segment_anything.modeling import (  # noqa: E402
 )
 from segment_anything.utils import amg  # noqa: E402
 from segment_anything.utils.transforms import ResizeLongestSide  # noqa: E402
+
+if missing:  # other packages look for it, too
+    for stand_in in STAND_IN:
+        del sys.modules[stand_in.__name__]
 
 __all__ = [
     "ResizeLongestSide",

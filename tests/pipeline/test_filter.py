@@ -185,6 +185,7 @@ def test_sigterm_and_two_drivers(many: Path, tmp_path: Path) -> None:
     _, said = first.communicate(timeout=60)
     assert first.returncode == drive.RESUMABLE and "the same command continues" in said, said
     assert 0 < len(ledger.redos()) < UNITS
+    assert not (out / "_SUCCESS").exists(), "plain readers of masks/again would see a part"
     drivers = [subprocess.Popen(command(out, "--quiet"), start_new_session=True) for _ in range(2)]
     assert [d.wait(60) for d in drivers] == [0, 0]
     build = Build(out)

@@ -134,7 +134,7 @@ def test_refused_in_one_line(text: str, words: tuple[str, ...], file: Path) -> N
 
 def test_unknown_names_and_files() -> None:
     refused("unknown filter config 'sa1bb'", "did you mean 'sa1b'", filter_name="sa1bb")
-    refused("known names: default, sa1b", filter_name="../model/nano")
+    refused("known names: default, labels, sa1b", filter_name="../model/nano")
     refused("'/none.yaml' does not exist", config=Path("/none.yaml"))
 
 

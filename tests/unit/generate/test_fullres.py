@@ -92,6 +92,19 @@ def test_equal_to_the_bit(data: st.DataObject, size: tuple[int, int], grid: int,
     same(low, 16 * grid, crop, y + size[0] + below, x + size[1] + right, cfg)
 
 
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="torch runs without FMA: fullres.py")
+@settings(max_examples=8, deadline=None)
+@given(st.sampled_from([(90, 130), (31, 50), (200, 20), (64, 64), (150, 400)]), st.integers(0, 2**32 - 1))
+def test_last_bit_of_a_logit(size: tuple[int, int], seed: int) -> None:
+    """A threshold laid on one pixel's logit: one bit more in ours, and it is counted. Both steps, torch's own bits."""
+    low, crop = noise(seed, 3, 24, 2.0, 4.0, 0.0), whole(*size)
+    model: Any = SimpleNamespace(image_encoder=SimpleNamespace(img_size=96))
+    full = OfficialSam.postprocess_masks(model, low[None], Sam.input_size(SimpleNamespace(img_size=96), *size), size)  # type: ignore[arg-type]
+    logits = full[full > 0].numpy()
+    for value in np.random.default_rng(seed).choice(logits, 40):
+        same(low, 96, crop, *size, replace(CFG, stability_score_offset=float(value)))
+
+
 @pytest.mark.parametrize(("height", "width"), [(480, 640), (1500, 2250), (2001, 333)])
 @pytest.mark.parametrize("scale", [2.0, 10.0])
 def test_real_sizes(height: int, width: int, scale: float) -> None:
