@@ -10,12 +10,12 @@ from maskmill.errors import UserError
 from maskmill.pipeline.attempts import read_attempts
 from maskmill.pipeline.engines import Engine
 from maskmill.pipeline.engines.local import LocalEngine
+from maskmill.pipeline.filtering.refilter import filter_job, filter_tasks, lagging, masks_by
 from maskmill.pipeline.generate import check_inputs, close_build, collect_orphans, new_job, open_build, orphans
 from maskmill.pipeline.plan import Unit, compare, read_plan
 from maskmill.pipeline.preview import write_preview
 from maskmill.pipeline.progress import ProgressReporter
 from maskmill.pipeline.recipe import Recipe
-from maskmill.pipeline.refilter import filter_job, filter_tasks, lagging, masks_by
 from maskmill.pipeline.retry import changes, masks_of, quarantined_now, retry_tasks
 from maskmill.pipeline.run import Outcome, run_tasks
 from maskmill.pipeline.summary import summary

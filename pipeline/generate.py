@@ -10,9 +10,9 @@ from upath import UPath
 
 from maskmill.errors import UserError
 from maskmill.pipeline.attempts import parse_task, read_attempts
+from maskmill.pipeline.filtering.refilter import lagging
 from maskmill.pipeline.plan import Changes, Unit, compare, make_units, read_plan, write_plan
 from maskmill.pipeline.recipe import Recipe, check_recipe, write_recipe
-from maskmill.pipeline.refilter import lagging
 from maskmill.pipeline.unit import Job
 from maskmill.storage import listing
 from maskmill.storage.build import Build

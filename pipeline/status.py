@@ -8,9 +8,9 @@ from pathlib import Path
 from upath import UPath
 
 from maskmill.pipeline.attempts import DIED, FAILED, Trace, read_attempts
+from maskmill.pipeline.filtering.refilter import outdated
 from maskmill.pipeline.generate import ledgers_of
 from maskmill.pipeline.plan import Unit, read_plan
-from maskmill.pipeline.refilter import outdated
 from maskmill.storage.build import Build
 from maskmill.storage.files import exists
 from maskmill.storage.ledger import Ledger, Manifest, read_manifests

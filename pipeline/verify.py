@@ -9,9 +9,9 @@ import pyarrow as pa
 from upath import UPath
 
 from maskmill.errors import UserError
+from maskmill.pipeline.filtering.refilter import lagging, outdated, stored_settings
 from maskmill.pipeline.generate import orphans
 from maskmill.pipeline.plan import Unit, read_plan
-from maskmill.pipeline.refilter import lagging, outdated, stored_settings
 from maskmill.storage.build import Build, read_table
 from maskmill.storage.files import exists, relative, sha256_file
 from maskmill.storage.ledger import Manifest, hash_keys

@@ -27,8 +27,8 @@ def diff(
     from pathlib import Path
 
     from maskmill.errors import UserError
-    from maskmill.pipeline import diff as work
-    from maskmill.pipeline.diff_pictures import write_examples
+    from maskmill.pipeline.filtering import diff as work
+    from maskmill.pipeline.filtering.diff_pictures import write_examples
     from maskmill.storage.build import Build
     from maskmill.storage.files import at
 

@@ -52,8 +52,8 @@ def export(
       maskmill export masks/ coco/ --format coco --no-images      for images that lie in a folder already
       maskmill export masks/ s3://bucket/shards --format webdataset
     """
-    from maskmill.pipeline.export_drive import run_export
-    from maskmill.pipeline.export_plan import settings_for
+    from maskmill.pipeline.exchange.export_drive import run_export
+    from maskmill.pipeline.exchange.export_plan import settings_for
     from maskmill.storage.build import Build
 
     stop_resumable()

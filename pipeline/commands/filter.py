@@ -32,8 +32,8 @@ def filter_command(
     """
     from maskmill.config import parse_set
     from maskmill.pipeline.drive import make_engine
-    from maskmill.pipeline.filter_drive import run_filter
-    from maskmill.pipeline.refilter import run_config, settings
+    from maskmill.pipeline.filtering.filter_drive import run_filter
+    from maskmill.pipeline.filtering.refilter import run_config, settings
     from maskmill.storage.build import Build
 
     stop_resumable()

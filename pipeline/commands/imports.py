@@ -9,7 +9,7 @@ from maskmill.errors import UserError
 from maskmill.pipeline.commands.common import debugging, stop_resumable
 
 if TYPE_CHECKING:
-    from maskmill.pipeline.importing import Ids
+    from maskmill.pipeline.exchange.importing import Ids
 
 
 @click.command("import")
@@ -61,8 +61,9 @@ def imports(
       maskmill import annotations/instances_val2017.json --images val2017/ --out masks/ --format coco
     """
     from maskmill.config import parse_set
-    from maskmill.pipeline import drive, import_drive
-    from maskmill.pipeline.importing import import_config, make_recipe
+    from maskmill.pipeline import drive
+    from maskmill.pipeline.exchange import import_drive
+    from maskmill.pipeline.exchange.importing import import_config, make_recipe
     from maskmill.storage import coco_source
 
     stop_resumable()

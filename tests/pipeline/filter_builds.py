@@ -14,7 +14,7 @@ from maskmill.generate.grids import crop_plan
 from maskmill.masks.table import MaskTable
 from maskmill.pipeline.engines import Engine
 from maskmill.pipeline.engines.local import LocalEngine
-from maskmill.pipeline.filter_drive import run_filter
+from maskmill.pipeline.filtering.filter_drive import run_filter
 from maskmill.pipeline.generate import close_build, new_job, open_build
 from maskmill.pipeline.recipe import Recipe
 from maskmill.pipeline.run import run_tasks

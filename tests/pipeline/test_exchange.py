@@ -183,6 +183,8 @@ def test_imported_masks_are_filtered_like_any_other(tmp_path: Path) -> None:
         == filtered("stable", "filter.stability_score_thresh=0.1")
         == []
     )
+    told = run("filter", found.path, "--name", "again", "--engine", "local", "--set", "filter.pred_iou_thresh=0.1")
+    assert "masks without scores pass only thresholds that are off (0)" in told.stdout
     flat = filtered("flat", "filter.shared_pixels=smallest")
     assert {r["meta"] for r in flat} <= {r["meta"] for r in everything} and len(flat) < len(everything)
     assert len(index_of(export(found.path, tmp_path / "png", "png", "--filter", "flat"))) == 2
@@ -303,7 +305,7 @@ def test_s3_there_and_back(made: Build, tmp_path: Path, monkeypatch: pytest.Monk
             assert sorted_masks(Build(f"{bucket}/b-{format}")).equals(sorted_masks(made))
         big = write_build(tmp_path / "b", 1)
         export_to = f"{bucket}/stopped"
-        monkeypatch.setattr("maskmill.pipeline.coco_export.mask_records", broken_off)
+        monkeypatch.setattr("maskmill.pipeline.exchange.coco_export.mask_records", broken_off)
         failed = run("export", big.path, export_to, "--format", "coco", "--no-images", "--quiet")
         assert failed.exit_code == 1 and "RuntimeError: in the middle" in failed.stderr
         names = [str(p) for p in files_in(at(export_to))]

@@ -25,7 +25,7 @@ def test_an_export_that_was_stopped_anywhere_goes_on(
 ) -> None:
     """After any number of images; it never looks finished, and nothing is written twice that was done."""
     whole = everything(export(made.path, tmp_path / "whole", format))
-    from maskmill.pipeline.exporting import Exporter
+    from maskmill.pipeline.exchange.exporting import Exporter
 
     real = Exporter.write_image
     for after in range(4):

@@ -18,8 +18,8 @@ from maskmill.errors import UserError
 from maskmill.pipeline import drive
 from maskmill.pipeline.attempts import read_attempts
 from maskmill.pipeline.engines.ray import RayEngine
+from maskmill.pipeline.filtering.refilter import lagging
 from maskmill.pipeline.generate import close_build, collect_orphans, orphans
-from maskmill.pipeline.refilter import lagging
 from maskmill.pipeline.status import read_status
 from maskmill.pipeline.verify import verify
 from maskmill.storage.build import Build
@@ -117,8 +117,9 @@ def test_on_ray(cluster: None, made: Build) -> None:
 
 def test_the_worker_is_light() -> None:
     """No torch, no Ray, no numba until a rule asks for it: it starts at once and stays small."""
-    code = "import sys, maskmill.pipeline.filter_worker; print(sorted({'torch', 'ray', 'numba'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code = "import sys, maskmill.pipeline.filtering.filter_worker"
+    heavy = "print(sorted({'torch', 'ray', 'numba'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", f"{code}; {heavy}"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from maskmill.config import FilterConfig
 from maskmill.pipeline import drive
-from maskmill.pipeline.refilter import filter_job, filter_tasks
+from maskmill.pipeline.filtering.refilter import filter_job, filter_tasks
 from maskmill.pipeline.supervisor import Supervisor
 from maskmill.pipeline.unit import Job, Task
 from maskmill.pipeline.verify import verify

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from maskmill.config import FilterConfig
-from maskmill.pipeline.diff import chosen, diff, thresholds
+from maskmill.pipeline.filtering.diff import chosen, diff, thresholds
 from maskmill.storage.build import Build
 from tests.chaos.builds import images
 from tests.pipeline.filter_builds import CROPS, STRICT, blob_build, refilter, rows

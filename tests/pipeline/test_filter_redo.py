@@ -9,8 +9,8 @@ import pytest
 from maskmill.config import FilterConfig
 from maskmill.pipeline import drive
 from maskmill.pipeline.engines.local import LocalEngine
+from maskmill.pipeline.filtering.refilter import filter_job, filter_tasks, outdated
 from maskmill.pipeline.generate import close_build, new_job, open_build
-from maskmill.pipeline.refilter import filter_job, filter_tasks, outdated
 from maskmill.pipeline.retry import recipe_of, retry_tasks
 from maskmill.pipeline.run import run_tasks
 from maskmill.pipeline.unit import Task

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import click
 
-from maskmill.pipeline.coco_export import FILE, write_coco_json
-from maskmill.pipeline.export_plan import Settings, begin_export, check_apart, check_dest, moved, parts_of
-from maskmill.pipeline.exporting import COLUMNS, Exporter, to_csv
+from maskmill.pipeline.exchange.coco_export import FILE, write_coco_json
+from maskmill.pipeline.exchange.export_plan import Settings, begin_export, check_apart, check_dest, moved, parts_of
+from maskmill.pipeline.exchange.exporting import COLUMNS, Exporter, to_csv
 from maskmill.pipeline.ticker import Ticker
 from maskmill.storage.build import Build
 from maskmill.storage.files import at, exists, remove, to_json, write_bytes

@@ -5,10 +5,10 @@ import click
 from maskmill.config import FilterConfig, RunConfig
 from maskmill.pipeline.drive import DONE, beside_others, finish, teller
 from maskmill.pipeline.engines import Engine
+from maskmill.pipeline.filtering.refilter import begin_filter, filter_job, filter_tasks
 from maskmill.pipeline.generate import close_build
 from maskmill.pipeline.plan import read_plan
 from maskmill.pipeline.progress import ProgressReporter
-from maskmill.pipeline.refilter import begin_filter, filter_job, filter_tasks
 from maskmill.pipeline.run import run_tasks
 from maskmill.storage.build import Build
 
@@ -42,4 +42,6 @@ def run_filter(build: Build, name: str, cfg: FilterConfig, run: RunConfig, engin
         masks = sum(m.masks for m in build.manifests(f"masks/{name}"))
         click.echo(f"{name:<11} {masks} masks ({masks / max(1, images):.1f} an image)")
         click.echo(f"{build.own_filter:<11} {own} masks ({own / max(1, images):.1f} an image)")
+        if not masks and own and build.imported:
+            click.echo("imported masks without scores pass only thresholds that are off (0): docs/exchange.md")
     return code

@@ -14,7 +14,7 @@ from maskmill.filters.compare import Difference, compare, shares
 from maskmill.filters.curves import acceptance
 from maskmill.filters.rerun import by_image
 from maskmill.generate.grids import crop_plan
-from maskmill.pipeline.refilter import generate_config, settings, stored_settings
+from maskmill.pipeline.filtering.refilter import generate_config, settings, stored_settings
 from maskmill.pipeline.ticker import Ticker
 from maskmill.storage import remote
 from maskmill.storage.build import Build

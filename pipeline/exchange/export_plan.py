@@ -9,8 +9,8 @@ from typing import Any
 from upath import UPath
 
 from maskmill.errors import UserError
+from maskmill.pipeline.filtering.refilter import outdated
 from maskmill.pipeline.plan import Unit, read_plan
-from maskmill.pipeline.refilter import outdated
 from maskmill.storage import listing
 from maskmill.storage.build import Build, read_table
 from maskmill.storage.exports import Format

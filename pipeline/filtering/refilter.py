@@ -122,5 +122,5 @@ def filter_job(build: Build, name: str, run: RunConfig) -> Job:
         filter_name=name,
         device="cpu",  # of no GPU's actors
         candidates=False,
-        worker="maskmill.pipeline.filter_worker:FilterWorker",
+        worker="maskmill.pipeline.filtering.filter_worker:FilterWorker",
     )

@@ -40,7 +40,7 @@ Ids = Literal["keep", "hash"]
 class ImportJob(Job):
     """What the worker of an import must know besides."""
 
-    worker: str = "maskmill.pipeline.import_worker:ImportWorker"
+    worker: str = "maskmill.pipeline.exchange.import_worker:ImportWorker"
     format: str = "sa1b"
     ids: Ids = "keep"
 

@@ -5,14 +5,14 @@ from upath import UPath
 
 from maskmill.pipeline import drive
 from maskmill.pipeline.engines import Engine
-from maskmill.pipeline.generate import Opened, close_build
-from maskmill.pipeline.importing import (
+from maskmill.pipeline.exchange.importing import (
     ImportRecipe,
     check_ids,
     import_job,
     open_coco_import,
     open_sa1b_import,
 )
+from maskmill.pipeline.generate import Opened, close_build
 from maskmill.pipeline.progress import ProgressReporter
 from maskmill.pipeline.run import run_tasks
 from maskmill.pipeline.summary import summary

@@ -9,7 +9,7 @@ from upath import UPath
 from maskmill.filters.compare import Difference
 from maskmill.masks.rle import decode
 from maskmill.masks.table import MaskTable
-from maskmill.pipeline.diff import Tally
+from maskmill.pipeline.filtering.diff import Tally
 from maskmill.pipeline.plan import Unit, read_plan
 from maskmill.report.overlay import overlay, panels, sheet
 from maskmill.storage.build import Build

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from maskmill.masks.table import MaskTable
-from maskmill.pipeline.importing import ImportJob, slice_name
+from maskmill.pipeline.exchange.importing import ImportJob, slice_name
 from maskmill.pipeline.plan import Unit
 from maskmill.pipeline.unit import Receipt, Task, describe
 from maskmill.pipeline.worker import USUAL_MPX, Report, Rows, Worker

@@ -7,8 +7,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from maskmill import __version__
-from maskmill.pipeline.export_plan import Part, good_images
-from maskmill.pipeline.exporting import Exporter
+from maskmill.pipeline.exchange.export_plan import Part, good_images
+from maskmill.pipeline.exchange.exporting import Exporter
 from maskmill.storage import remote
 from maskmill.storage.build import Build
 from maskmill.storage.coco import OURS, Categories, coco_json, to_coco_image, to_coco_mask

@@ -18,7 +18,7 @@ import pyarrow as pa
 from upath import UPath
 
 from maskmill.errors import UserError
-from maskmill.pipeline.export_plan import Part, Settings, good_images
+from maskmill.pipeline.exchange.export_plan import Part, Settings, good_images
 from maskmill.pipeline.generate import is_old
 from maskmill.pipeline.ticker import Ticker
 from maskmill.storage.build import Build, read_table

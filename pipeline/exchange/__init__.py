@@ -1,0 +1,1 @@
+"""Export of a build to other tools, import of their masks into a build."""

@@ -1,0 +1,1 @@
+"""Filter reruns over a build, and what differs between two filters."""
