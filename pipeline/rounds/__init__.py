@@ -1,0 +1,1 @@
+"""The data engine: rounds of annotation and retraining (paper, section 4)."""
