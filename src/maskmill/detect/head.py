@@ -68,6 +68,7 @@ class BoxHead(nn.Module):
         self.objectness = nn.Conv2d(cfg.channels, levels, kernel_size=3, padding=1)
         self.sides = nn.Conv2d(cfg.channels, 4 * levels, kernel_size=3, padding=1)
         self.register_buffer("scales", torch.tensor(cfg.scales).view(-1, 1, 1, 1), persistent=False)
+        assert self.objectness.bias is not None and self.sides.bias is not None
         nn.init.constant_(self.objectness.bias, -math.log(99))  # few cells are positive (RetinaNet, arXiv 1708.02002)
         nn.init.normal_(self.sides.weight, std=0.01)
         nn.init.zeros_(self.sides.bias)
