@@ -17,7 +17,7 @@ from maskmill.storage.listing import absolute
 from maskmill.storage.schemas import SCHEMA_VERSION
 
 # Raise it with any change that can alter a row: a build is never continued by code that would compute other numbers.
-NUMERIC_VERSION = 1
+NUMERIC_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Records of the official generator against ours, one by one and in order."""
+"""Records of the official generator against ours: mask by mask, and one by one in order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,28 +7,58 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
+from benchmarks.agreement import Agreement, Thresholds, agree
+
 Record = dict[str, Any]
 EXACT = ("bbox", "crop_box", "point_coords", "area")
-SCORES = ("predicted_iou", "stability_score")
 
 
 @dataclass
 class Comparison:
-    """What differs. `problems` is empty when everything but the scores is equal."""
+    """`agreement` is what counts: masks matched at IoU >= 0.99 or at most 2 pixels, misses listed. The rest says how
+    far the two are equal in order: `equal` records have the same mask, box, crop, point and area in the same place;
+    `score_gap` is the largest difference of a predicted IoU between equal masks in the same place."""
 
-    official: int = 0
-    ours: int = 0
-    equal_rle: int = 0
+    agreement: Agreement = field(default_factory=Agreement)
+    equal: int = 0
     score_gap: float = 0.0
-    problems: list[str] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
+
+    @property
+    def official(self) -> int:
+        return self.agreement.first
+
+    @property
+    def ours(self) -> int:
+        return self.agreement.second
 
     def add(self, other: "Comparison") -> None:
         """Sum over images."""
-        self.official += other.official
-        self.ours += other.ours
-        self.equal_rle += other.equal_rle
+        self.agreement.add(other.agreement)
+        self.equal += other.equal
         self.score_gap = max(self.score_gap, other.score_gap)
-        self.problems += other.problems
+        self.differences += other.differences
+
+    def __str__(self) -> str:
+        text = f"{self.agreement.line('official', 'ours')}; equal in order {self.equal}, score gap {self.score_gap:.2g}"
+        return "; ".join([text, *self.differences, *(str(miss) for miss in self.agreement.misses)])
+
+
+def compare(theirs: Sequence[Record], ours: Sequence[Record], settings: dict[str, Any], name: str = "") -> Comparison:
+    """The records of one image, made with the same `settings`, in any output mode."""
+    names = ("pred_iou_thresh", "stability_score_thresh", "box_nms_thresh", "crop_nms_thresh")
+    thresholds = Thresholds(**{key: settings[key] for key in names if key in settings})
+    out = Comparison(agree([as_coco(r) for r in theirs], [as_coco(r) for r in ours], thresholds, name))
+    for i, (a, b) in enumerate(zip(theirs, ours, strict=False)):
+        same = same_mask(a["segmentation"], b["segmentation"])
+        wrong = [f"{key} {a[key]} != {b[key]}" for key in EXACT if a[key] != b[key]]
+        if same:
+            out.score_gap = max(out.score_gap, abs(a["predicted_iou"] - b["predicted_iou"]))
+        if same and not wrong:
+            out.equal += 1
+        else:
+            out.differences.append(f"{name} mask {i}: {', '.join(wrong)} {'' if same else pixels_apart(a, b)}")
+    return out
 
 
 def same_mask(theirs: Any, ours: Any) -> bool:
@@ -38,35 +68,17 @@ def same_mask(theirs: Any, ours: Any) -> bool:
     return bool(theirs == ours)
 
 
-def compare(theirs: Sequence[Record], ours: Sequence[Record], name: str = "") -> Comparison:
-    """Position by position. A different number, order, RLE, box, crop, point or area is a problem."""
-    out = Comparison(len(theirs), len(ours))
-    for i, (a, b) in enumerate(zip(theirs, ours, strict=False)):
-        equal = same_mask(a["segmentation"], b["segmentation"])
-        out.equal_rle += equal
-        wrong = [key for key in EXACT if a[key] != b[key]] + ([] if equal else ["segmentation"])
-        out.score_gap = max(out.score_gap, *(abs(a[key] - b[key]) for key in SCORES))
-        if wrong:
-            what = "; ".join(f"{key} {a[key]} != {b[key]}" for key in wrong if key != "segmentation")
-            out.problems.append(f"{name} mask {i}: {', '.join(wrong)} differ. {what} {pixels_apart(a, b)}")
-    if len(theirs) != len(ours):
-        out.problems.append(f"{name}: {len(theirs)} masks, ours {len(ours)}. {strangers(theirs, ours)}")
-    return out
+def as_coco(record: Record) -> Record:
+    """The record with its mask as compressed RLE."""
+    mask = record["segmentation"]
+    if isinstance(mask, np.ndarray):
+        mask = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    elif isinstance(mask["counts"], list):
+        mask = coco.frPyObjects(mask, *mask["size"])
+    return {**record, "segmentation": mask}
 
 
 def pixels_apart(a: Record, b: Record) -> str:
-    """How far two masks are apart, for compressed RLE."""
-    if not isinstance(a["segmentation"], dict) or not isinstance(a["segmentation"]["counts"], str):
-        return ""
-    one, two = coco.decode(a["segmentation"]), coco.decode(b["segmentation"])
+    """How far two masks are apart."""
+    one, two = (coco.decode(as_coco(r)["segmentation"]) for r in (a, b))
     return f"{int((one != two).sum())} of {int((one | two).sum())} pixels differ"
-
-
-def strangers(theirs: Sequence[Record], ours: Sequence[Record]) -> str:
-    """Masks that one side lacks, with the scores that tell how near a threshold they lie."""
-    keys = [{(*r["point_coords"][0], r["area"], *r["bbox"]): r for r in side} for side in (theirs, ours)]
-    only = [(who, r) for who, k, other in (("official", keys[0], keys[1]), ("ours", keys[1], keys[0]))
-            for key, r in k.items() if key not in other]  # fmt: skip
-    shown = [f"only {w}: iou {r['predicted_iou']:.7f} stability {r['stability_score']:.7f} area {r['area']} "
-             f"bbox {r['bbox']}" for w, r in only[:6]]  # fmt: skip
-    return " | ".join(shown)

@@ -8,7 +8,6 @@ table and what differs; writes benchmarks/results/parity.json after every image.
 import argparse
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +46,10 @@ def compare_settings(
             between = time.perf_counter()
             ours = MaskGenerator(pair.ours, **args).generate(image)
             seconds = [seconds[0] + between - begun, seconds[1] + time.perf_counter() - between]
-            total.add(compare(theirs, ours, name))
+            total.add(compare(theirs, ours, args, name))
             print(f"{setting}: {name} {len(theirs)} / {len(ours)} masks", flush=True)
-            totals[setting] = {"images": done, **asdict(total), "seconds_official_ours": seconds}
+            figures = {"equal_in_order": total.equal, "score_gap": total.score_gap, "differences": total.differences}
+            totals[setting] = {"images": done, **total.agreement.tree(), **figures, "seconds_official_ours": seconds}
             result.parent.mkdir(parents=True, exist_ok=True)
             result.write_text(json.dumps({"machine": machine(), "settings": totals}, indent=1) + "\n")
     return totals
@@ -76,11 +76,12 @@ def main() -> None:
     keep_freed_memory()
     images = {**rendered(), **(photos() if args.photos else {})}
     totals = compare_settings(nano_pair(), images, args.setting or list(SETTINGS), args.points_per_side, args.result)
-    print(f"{'setting':26} images  masks official / ours  equal RLE  max score difference")
+    print(f"{'setting':26} images  masks official / ours  matched  to the last pixel  unexcused  max score difference")
     for setting, t in totals.items():
-        masks = f"{t['official']} / {t['ours']}"
-        print(f"{setting:26} {t['images']:6}  {masks:>21}  {t['equal_rle']:9}  {t['score_gap']:.3g}")
-        print(*(f"    {problem}" for problem in t["problems"]), sep="\n", end="\n" if t["problems"] else "")
+        masks, same = f"{t['first']} / {t['second']}", f"{t['matched']:7}  {t['identical']:17}  {t['unexcused']:9}"
+        print(f"{setting:26} {t['images']:6}  {masks:>21}  {same}  {t['score_gap']:.3g}")
+        lines = [*t["differences"], *map(str, t["misses"])]
+        print(*(f"    {line}" for line in lines), sep="\n", end="\n" if lines else "")
     if not args.no_vit_b:
         print(f"ViT-B encoder, 12 blocks, 1024 x 1024, float64: largest difference {vit_b_encoder_gap():.3g}")
 

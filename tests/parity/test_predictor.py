@@ -1,4 +1,4 @@
-"""`Predictor` against SamPredictor: nano's weights, float32, the same bits."""
+"""`Predictor` against SamPredictor: nano's weights, float32; the embedding and the logits differ in their last bits."""
 
 from typing import Any
 
@@ -41,9 +41,14 @@ def predictors(request: pytest.FixtureRequest, nano: Pair) -> tuple[SamPredictor
     return made
 
 
-def same_bits(theirs: tuple[np.ndarray, ...], ours: tuple[np.ndarray, ...]) -> None:
+def same(theirs: tuple[np.ndarray, ...], ours: tuple[np.ndarray, ...]) -> None:
+    """Masks or logits, predicted IoU, low-resolution logits: of one type and shape, and equal but for rounding."""
     for a, b in zip(theirs, ours, strict=True):
-        assert a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a, b)
+        assert a.dtype == b.dtype and a.shape == b.shape
+        if a.dtype == bool:
+            assert (a != b).sum() <= 2
+        else:
+            assert np.abs(a - b).max() <= 1e-4 * max(1, np.abs(a).max())
 
 
 @pytest.mark.parametrize("multimask", [True, False])
@@ -51,13 +56,13 @@ def same_bits(theirs: tuple[np.ndarray, ...], ours: tuple[np.ndarray, ...]) -> N
 def test_predict(kind: str, multimask: bool, predictors: tuple[SamPredictor, Predictor]) -> None:
     theirs, ours = (p.predict(**PROMPTS[kind], multimask_output=multimask) for p in predictors)
     assert ours[0].dtype == bool and len(ours[0]) == (3 if multimask else 1)
-    same_bits(theirs, ours)
+    same(theirs, ours)
 
 
 def test_logits(predictors: tuple[SamPredictor, Predictor]) -> None:
     theirs, ours = (p.predict(**PROMPTS["point"], return_logits=True) for p in predictors)
     assert ours[0].dtype == np.float32 and ours[0].std() > 0
-    same_bits(theirs, ours)
+    same(theirs, ours)
 
 
 def test_the_last_masks_refine_the_next(predictors: tuple[SamPredictor, Predictor]) -> None:
@@ -66,7 +71,7 @@ def test_the_last_masks_refine_the_next(predictors: tuple[SamPredictor, Predicto
         p.predict(**PROMPTS["points"], mask_input=p.predict(**PROMPTS["point"])[2][:1], multimask_output=False)
         for p in predictors
     )
-    same_bits(theirs, ours)
+    same(theirs, ours)
 
 
 def test_predict_torch_batch(predictors: tuple[SamPredictor, Predictor]) -> None:
@@ -74,12 +79,36 @@ def test_predict_torch_batch(predictors: tuple[SamPredictor, Predictor]) -> None
     points = torch.tensor([[[30.0, 40]], [[200, 100]], [[50, 300]], [[500, 5]]])
     labels = torch.ones(4, 1, dtype=torch.int)
     theirs, ours = (p.predict_torch(points, labels) for p in predictors)
-    assert all(torch.equal(a, b) for a, b in zip(theirs, ours, strict=True))
+    same(*(tuple(x.numpy() for x in side) for side in (theirs, ours)))
+
+
+def test_many_prompts_at_once(predictors: tuple[SamPredictor, Predictor]) -> None:
+    """More than the decoder takes at a time, each with a box, a point and a mask of its own."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(21, 1, 2, generator=generator) * 200
+    boxes = torch.cat([points - 30, points + 30], dim=1).flatten(1)
+    masks = torch.randn(21, 1, SIZE // 4, SIZE // 4, generator=generator) * 4
+    labels = torch.ones(21, 1, dtype=torch.int)
+    for mask in (None, masks):
+        theirs, ours = (p.predict_torch(points, labels, boxes, mask, return_logits=True) for p in predictors)
+        same(*(tuple(x.numpy() for x in side) for side in (theirs, ours)))
+
+
+def test_a_new_embedding_is_used(nano: Pair) -> None:
+    """What prompts share is made anew with the image, and with an embedding that is put in by hand."""
+    fresh, used = Predictor(nano.ours), Predictor(nano.ours)
+    for name in IMAGES:
+        used.set_image(IMAGES[name])
+        used.predict(**PROMPTS["point"])
+    fresh.set_image(IMAGES["tall"])
+    assert np.array_equal(fresh.predict(**PROMPTS["point"])[2], used.predict(**PROMPTS["point"])[2])
+    used.features = torch.zeros_like(used.get_image_embedding())
+    assert not np.array_equal(fresh.predict(**PROMPTS["point"])[2], used.predict(**PROMPTS["point"])[2])
 
 
 def test_embedding(predictors: tuple[SamPredictor, Predictor]) -> None:
     theirs, ours = (p.get_image_embedding() for p in predictors)
-    assert torch.equal(theirs, ours) and ours.shape == (1, 128, SIZE // 16, SIZE // 16)
+    assert (theirs - ours).abs().max() <= 1e-4 and ours.shape == (1, 128, SIZE // 16, SIZE // 16)
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -89,9 +118,9 @@ def test_bgr(name: str, nano: Pair) -> None:
     for predictor in (theirs, ours):
         predictor.set_image(IMAGES[name], image_format="BGR")
     twin.set_image(np.ascontiguousarray(IMAGES[name][..., ::-1]))
-    assert torch.equal(theirs.features, ours.get_image_embedding())
+    assert (theirs.features - ours.get_image_embedding()).abs().max() <= 1e-4
     assert torch.equal(twin.get_image_embedding(), ours.get_image_embedding())
-    same_bits(theirs.predict(**PROMPTS["points"]), ours.predict(**PROMPTS["points"]))
+    same(theirs.predict(**PROMPTS["points"]), ours.predict(**PROMPTS["points"]))
 
 
 @pytest.mark.parametrize("size", [(SIZE, SIZE // 2 + 44), (SIZE // 2 - 45, SIZE)])
@@ -102,7 +131,7 @@ def test_set_torch_image(size: tuple[int, int], nano: Pair) -> None:
     theirs, ours = SamPredictor(nano.official), Predictor(nano.ours)
     for predictor in (theirs, ours):
         predictor.set_torch_image(pixels, original)
-    same_bits(theirs.predict(**PROMPTS["point"]), ours.predict(**PROMPTS["point"]))
+    same(theirs.predict(**PROMPTS["point"]), ours.predict(**PROMPTS["point"]))
 
 
 def test_no_image(nano: Pair) -> None:

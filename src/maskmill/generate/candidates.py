@@ -1,7 +1,7 @@
 """Image + model -> candidates: encode each crop, prompt it with its grid, keep what passes the floor.
 
 Follows SamAutomaticMaskGenerator._process_crop and _process_batch (automatic_mask_generator.py:225-321) up to the NMS,
-which belongs to the filter. Masks below the floor in predicted IoU are dropped before full resolution (fullres.py).
+which belongs to the filter. Masks below the floor in predicted IoU are dropped before the decoder upscales them.
 """
 
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from maskmill.generate.fullres import full_resolution
 from maskmill.generate.grids import Crop, crop_plan
 from maskmill.masks.table import TOKENS, MaskTable
 from maskmill.sam.sam import Sam
+from maskmill.sam.transformer import SharedImage
 
 
 @torch.inference_mode()
@@ -32,35 +33,39 @@ def crop_candidates(model: Sam, image: np.ndarray, crop: Crop, cfg: GenerateConf
     if x1 <= x0 or y1 <= y0:  # crops of a very small image can be empty
         return
     embedding, input_size = model.encode(image[y0:y1, x0:x1])
-    dense_pe = model.prompt_encoder.get_dense_pe()
+    shared = model.share(embedding)
     for start in range(0, len(crop.points), cfg.points_per_batch):
         points = crop.points[start : start + cfg.points_per_batch]
-        low_res, iou = decode_points(model, embedding, dense_pe, input_size, crop, points, cfg.points_per_batch)
-        passed = iou.flatten() > cfg.floor_pred_iou if cfg.floor_pred_iou > 0 else torch.ones_like(iou).flatten() > 0
-        index = passed.nonzero().flatten()
-        ids = (crop.first_prompt + start) * TOKENS + index
-        scored = (low_res.flatten(0, 1)[index], iou.flatten()[index], ids)
+        low_res, iou, place = decode_points(model, shared, input_size, crop, points, cfg)
+        scored = (low_res, iou, (crop.first_prompt + start) * TOKENS + place)
         yield from full_resolution(model, scored, crop, input_size, height, width, cfg)
 
 
 def decode_points(
     model: Sam,
-    embedding: Tensor,
-    dense_pe: Tensor,
+    shared: SharedImage,
     input_size: tuple[int, int],
     crop: Crop,
     points: np.ndarray,
-    capacity: int,
-) -> tuple[Tensor, Tensor]:
-    """Masks of n points (float64 n x 2, crop pixels): logits n x 3 x 4h x 4w and predicted IoU n x 3.
+    cfg: GenerateConfig,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Masks of n points (float64 n x 2, crop pixels) whose predicted IoU exceeds the floor.
 
-    The batch is always `capacity` long: matrix products of another size may round otherwise, and a row must not depend
-    on its neighbours.
+    Points go through the decoder a fixed number at a time, the last ones filled up: matrix products of another size may
+    round otherwise, and a row must not depend on its neighbours.
+    Returns: logits float32 K x 4h x 4w, predicted IoU K, place K among the n x 3 masks (int64, ascending).
     """
     scaled = points * np.array([input_size[1] / crop.width, input_size[0] / crop.height])
-    padded = np.concatenate([scaled, np.repeat(scaled[-1:], capacity - len(scaled), axis=0)])
-    coords = torch.as_tensor(padded, device=model.device)[:, None, :]
-    labels = torch.ones(coords.shape[:2], dtype=torch.int, device=model.device)
-    sparse, dense = model.prompt_encoder(points=(coords, labels), boxes=None, masks=None)
-    masks, iou = model.mask_decoder(embedding, dense_pe, sparse, dense, multimask_output=True)
-    return masks[: len(points)], iou[: len(points)]
+    size = shared.batch_size(cfg.points_per_batch)
+    parts = []
+    for start in range(0, len(scaled), size):
+        some = scaled[start : start + size]
+        filled = np.concatenate([some, np.repeat(some[-1:], size - len(some), axis=0)])
+        coords = torch.as_tensor(filled, device=model.device)[:, None, :]
+        labels = torch.ones(coords.shape[:2], dtype=torch.int, device=model.device)
+        sparse, _ = model.prompt_encoder(points=(coords, labels), boxes=None, masks=None)
+        low_res, iou, place = model.mask_decoder.predict_passing(shared, sparse, cfg.floor_pred_iou)
+        n = int((place < TOKENS * len(some)).sum())
+        parts.append((low_res[:n], iou[:n], TOKENS * start + place[:n]))
+    low_res, iou, place = (torch.cat(column) for column in zip(*parts, strict=True))
+    return low_res, iou, place

@@ -18,7 +18,7 @@ class MLPBlock(nn.Module):
 
 
 class LayerNorm2d(nn.Module):
-    """Layer norm over the channels of a B x C x H x W map. Written out, not F.layer_norm: same bits as the official."""
+    """Layer norm over the channels of a B x C x H x W map. Written out, as the official one is."""
 
     def __init__(self, num_channels: int, eps: float = 1e-6) -> None:
         super().__init__()

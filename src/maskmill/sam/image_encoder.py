@@ -1,7 +1,8 @@
 """The ViT image encoder of SAM (paper section 3; segment-anything, modeling/image_encoder.py).
 
 A plain ViT with windowed attention, a few global blocks, decomposed relative positions, and a convolutional neck.
-Parameter names are the official ones, so published checkpoints load as they are.
+Parameter names are the official ones, so published checkpoints load as they are. The same function as the official
+one with less work: the padding of windows is never projected, and no score matrix is ever whole.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskmill.sam.common import LayerNorm2d, MLPBlock
+
+# What a CPU works on at a time, to keep it in its cache: attention scores, and tokens of an MLP.
+CPU_SCORES = 2**21
+CPU_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,10 @@ class ImageEncoderConfig:
 
 
 class ImageEncoderViT(nn.Module):
-    """B x 3 x S x S normalised pixels -> B x out_chans x S/patch x S/patch embedding."""
+    """B x 3 x S x S normalised pixels -> B x out_chans x S/patch x S/patch embedding.
+
+    S is img_size, or any multiple of the patch size in training: positions are interpolated.
+    """
 
     def __init__(self, cfg: ImageEncoderConfig) -> None:
         super().__init__()
@@ -51,7 +59,11 @@ class ImageEncoderViT(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.patch_embed(x) + self.pos_embed
+        x = self.patch_embed(x)
+        pos: Tensor = self.pos_embed
+        if pos.shape[1:3] != x.shape[1:3]:
+            pos = F.interpolate(pos.permute(0, 3, 1, 2), x.shape[1:3], mode="bilinear").permute(0, 2, 3, 1)
+        x = x + pos
         for block in self.blocks:
             x = block(x)
         return self.neck(x.permute(0, 3, 1, 2))
@@ -80,26 +92,18 @@ class Block(nn.Module):
         self.window_size = window_size
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x
-        x = self.norm1(x)
-        if self.window_size > 0:
-            h, w = x.shape[1], x.shape[2]
-            x, padded = window_partition(x, self.window_size)
-            x = window_unpartition(self.attn(x), self.window_size, padded, (h, w))
-        else:
-            x = self.attn(x)
-        x = shortcut + x
-        return x + self.mlp(self.norm2(x))
+        x = x + self.attn(self.norm1(x), self.window_size)
+        rows = x.shape[1] if x.is_cuda else max(1, CPU_TOKENS // x.shape[2])
+        return torch.cat([part + self.mlp(self.norm2(part)) for part in torch.split(x, rows, dim=1)], dim=1)
 
 
 class Attention(nn.Module):
-    """Multi-head attention on B x H x W x C with decomposed relative positions."""
+    """Multi-head attention on B x H x W x C with decomposed relative positions: in windows, or over everything (0)."""
 
     def __init__(self, cfg: ImageEncoderConfig, input_size: int) -> None:
         super().__init__()
         self.num_heads = cfg.num_heads
         head_dim = cfg.embed_dim // cfg.num_heads
-        self.scale = head_dim**-0.5
         self.qkv = nn.Linear(cfg.embed_dim, cfg.embed_dim * 3, bias=cfg.qkv_bias)
         self.proj = nn.Linear(cfg.embed_dim, cfg.embed_dim)
         self.use_rel_pos = cfg.use_rel_pos
@@ -107,33 +111,76 @@ class Attention(nn.Module):
             self.rel_pos_h = nn.Parameter(torch.zeros(2 * input_size - 1, head_dim))
             self.rel_pos_w = nn.Parameter(torch.zeros(2 * input_size - 1, head_dim))
 
-    def forward(self, x: Tensor) -> Tensor:
-        b, h, w, _ = x.shape
-        qkv = self.qkv(x).reshape(b, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.reshape(3, b * self.num_heads, h * w, -1).unbind(0)
-        attn = (q * self.scale) @ k.transpose(-2, -1)
+    def forward(self, x: Tensor, window_size: int = 0) -> Tensor:
+        qkv = self.qkv(x)
+        if window_size == 0:
+            return self.proj(self.attend(qkv))
+        h, w = x.shape[1:3]
+        # The official code pads before `qkv`, with zeros: so the query, key and value of a padding token are the bias.
+        padding = qkv.new_zeros(qkv.shape[3]) if self.qkv.bias is None else self.qkv.bias
+        windows = cut_windows(qkv, window_size, padding)
+        return self.proj(join_windows(self.attend(windows), h, w))
+
+    def attend(self, qkv: Tensor) -> Tensor:
+        """B x h x w x 3C -> B x h x w x C, before the last projection."""
+        b, h, w, _ = qkv.shape
+        q, k, v = qkv.view(b, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).flatten(1, 2)
         if self.use_rel_pos:
-            attn = add_rel_pos(attn, q, self.rel_pos_h, self.rel_pos_w, (h, w))
-        x = attn.softmax(dim=-1) @ v
-        x = x.view(b, self.num_heads, h, w, -1).permute(0, 2, 3, 1, 4).reshape(b, h, w, -1)
-        return self.proj(x)
+            grid = q.unflatten(1, (h, w))
+            rel_h = torch.einsum("nhwc,hkc->nhwk", grid, relative_table(h, self.rel_pos_h).to(q.dtype)).flatten(1, 2)
+            rel_w = torch.einsum("nhwc,wkc->nhwk", grid, relative_table(w, self.rel_pos_w).to(q.dtype)).flatten(1, 2)
+            x = (attention_by_onehots if q.is_cuda else attention_in_parts)(q, k, v, rel_h, rel_w)
+        else:
+            x = F.scaled_dot_product_attention(q[None], k[None], v[None])[0]
+        return x.view(b, self.num_heads, h, w, -1).permute(0, 2, 3, 1, 4).flatten(3)
 
 
-def window_partition(x: Tensor, size: int) -> tuple[Tensor, tuple[int, int]]:
-    """B x H x W x C -> (B * windows) x size x size x C, zero-padded right and bottom; also the padded (H, W)."""
+def attention_in_parts(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+    """Attention of N heads with the scores' bias rel_h[query, key's row] + rel_w[query, key's column].
+
+    Args: q, k, v N x hw x d; rel_h N x hw x h; rel_w N x hw x w. Returns: N x hw x d.
+    """
+    n, cells, _ = q.shape
+    heads = max(1, CPU_SCORES // cells**2)
+    step = max(1, CPU_SCORES // cells)
+    out = []
+    for i in range(0, n, heads):
+        some = slice(i, i + heads)
+        parts = []
+        for start in range(0, cells, step):
+            at = slice(start, start + step)
+            bias = (rel_h[some, at, :, None] + rel_w[some, at, None, :]).flatten(2)
+            parts.append(F.scaled_dot_product_attention(q[None, some, at], k[None, some], v[None, some], bias[None])[0])
+        out.append(torch.cat(parts, dim=1))
+    return torch.cat(out)
+
+
+def attention_by_onehots(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+    """The same for a GPU's fused kernels, which know no bias of this form: the bias is a product with one-hot keys."""
+    h, w, scale = rel_h.shape[2], rel_w.shape[2], q.shape[2] ** -0.5
+    row = torch.eye(h, dtype=k.dtype, device=k.device).repeat_interleave(w, 0)
+    column = torch.eye(w, dtype=k.dtype, device=k.device).repeat(h, 1)
+    q = torch.cat([q, rel_h / scale, rel_w / scale], dim=2)
+    k = torch.cat([k, row.expand(len(k), -1, -1), column.expand(len(k), -1, -1)], dim=2)
+    return F.scaled_dot_product_attention(q[None], k[None], v[None], scale=scale)[0]
+
+
+def cut_windows(x: Tensor, size: int, padding: Tensor) -> Tensor:
+    """B x H x W x C -> B * windows x size x size x C; right and bottom are filled up with `padding` (C)."""
     b, h, w, c = x.shape
-    x = F.pad(x, (0, 0, 0, -w % size, 0, -h % size))
-    hp, wp = x.shape[1], x.shape[2]
-    x = x.view(b, hp // size, size, wp // size, size, c).permute(0, 1, 3, 2, 4, 5)
-    return x.reshape(-1, size, size, c), (hp, wp)
+    rows, columns = -(-h // size), -(-w // size)
+    if (rows * size, columns * size) != (h, w):
+        whole = padding.to(x.dtype).expand(b, rows * size, columns * size, c).clone()
+        whole[:, :h, :w] = x
+        x = whole
+    return x.view(b, rows, size, columns, size, c).transpose(2, 3).flatten(0, 2)
 
 
-def window_unpartition(windows: Tensor, size: int, padded: tuple[int, int], hw: tuple[int, int]) -> Tensor:
-    """The inverse of `window_partition`, with the padding cut off."""
-    (hp, wp), (h, w) = padded, hw
-    b = windows.shape[0] // ((hp // size) * (wp // size))
-    x = windows.view(b, hp // size, wp // size, size, size, -1).permute(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, hp, wp, -1)[:, :h, :w].contiguous()
+def join_windows(x: Tensor, h: int, w: int) -> Tensor:
+    """The inverse of `cut_windows`, without the padding."""
+    size = x.shape[1]
+    rows, columns = -(-h // size), -(-w // size)
+    return x.view(-1, rows, columns, size, size, x.shape[3]).transpose(2, 3).flatten(1, 2).flatten(2, 3)[:, :h, :w]
 
 
 def relative_table(size: int, rel_pos: Tensor) -> Tensor:
@@ -144,14 +191,3 @@ def relative_table(size: int, rel_pos: Tensor) -> Tensor:
         rel_pos = F.interpolate(table, size=length, mode="linear")[0].T
     position = torch.arange(size, device=rel_pos.device)
     return rel_pos[position[:, None] - position[None, :] + size - 1]
-
-
-def add_rel_pos(attn: Tensor, q: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, hw: tuple[int, int]) -> Tensor:
-    """Add q . R_h[row offset] + q . R_w[column offset] to (B * heads) x HW x HW scores (MViTv2, eq. 4)."""
-    h, w = hw
-    b, _, dim = q.shape
-    q = q.reshape(b, h, w, dim)
-    rel_h = torch.einsum("bhwc,hkc->bhwk", q, relative_table(h, rel_pos_h))
-    rel_w = torch.einsum("bhwc,wkc->bhwk", q, relative_table(w, rel_pos_w))
-    bias = attn.view(b, h, w, h, w) + rel_h[:, :, :, :, None] + rel_w[:, :, :, None, :]
-    return bias.view(b, h * w, h * w)

@@ -1,4 +1,9 @@
-"""Prompt tokens + image embedding -> masks and their predicted IoU (paper appendix A; modeling/mask_decoder.py)."""
+"""Prompt tokens + image embedding -> masks and their predicted IoU (paper appendix A; modeling/mask_decoder.py).
+
+The official function with less work; see also transformer.py. The predicted IoU comes first, and `predict_passing`
+upscales only what it lets through. Upscaling runs on tokens, B x T x C: a transposed convolution whose stride is its
+kernel is one matrix product.
+"""
 
 import itertools
 from dataclasses import dataclass, field
@@ -8,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskmill.sam.common import LayerNorm2d
-from maskmill.sam.transformer import TwoWayTransformer, TwoWayTransformerConfig
+from maskmill.sam.transformer import Pieces, SharedImage, TwoWayTransformer, TwoWayTransformerConfig
 
 
 @dataclass(frozen=True)
@@ -46,33 +51,84 @@ class MaskDecoder(nn.Module):
     def forward(
         self, image_embeddings: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, multimask_output: bool
     ) -> tuple[Tensor, Tensor]:
-        """B prompts of one image.
+        """B prompts of one image, as the official decoder takes them.
 
         Args: image_embeddings, image_pe 1 x C x h x w; sparse B x N x C and dense B x C x h x w of the prompt encoder.
         Returns: mask logits B x M x 4h x 4w and predicted IoU B x M, M = 3 with multimask_output, else 1.
         """
-        masks, iou = self.predict_masks(image_embeddings, image_pe, sparse, dense)
-        chosen = slice(1, None) if multimask_output else slice(0, 1)
-        return masks[:, chosen], iou[:, chosen]
+        same = dense.stride(0) == 0  # without mask prompts the prompt encoder expands one map over the batch
+        shared = self.share(image_embeddings + (dense[:1] if same else dense), image_pe)
+        return self.predict(shared, sparse, slice(1, None) if multimask_output else slice(0, 1))
 
-    def predict_masks(
-        self, image_embeddings: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """All four masks: logits B x 4 x 4h x 4w, IoU B x 4."""
-        batch = sparse.shape[0]
-        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight], dim=0)
-        tokens = torch.cat([output_tokens.expand(batch, -1, -1), sparse], dim=1)
-        src = torch.repeat_interleave(image_embeddings, batch, dim=0) + dense
-        pe = torch.repeat_interleave(image_pe, batch, dim=0)
-        b, c, h, w = src.shape
+    def share(self, image: Tensor, pe: Tensor) -> SharedImage:
+        """What all prompts of an image share. image G x C x h x w: embedding plus dense prompt; pe 1 x C x h x w."""
+        return self.transformer.share(image, pe)
 
-        hs, src = self.transformer(src, pe, tokens)
-        iou_token_out, mask_tokens_out = hs[:, 0], hs[:, 1 : 1 + self.num_mask_tokens]
+    def predict(self, shared: SharedImage, sparse: Tensor, chosen: slice) -> tuple[Tensor, Tensor]:
+        """The chosen ones of the four masks.
 
-        upscaled = self.output_upscaling(src.transpose(1, 2).view(b, c, h, w))
-        hyper = torch.stack([mlp(mask_tokens_out[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
-        masks = (hyper @ upscaled.flatten(2)).view(b, -1, *upscaled.shape[2:])
-        return masks, self.iou_prediction_head(iou_token_out)
+        Args: sparse B x N x C, B / G prompts for each of G images, one image's after another.
+        Returns: logits B x M x 4h x 4w, predicted IoU B x M.
+        """
+        points = self.tokens(sparse)
+        queries, image = self.transformer(points, shared)
+        iou = self.predict_iou(queries, points, image, shared.pe)
+        return self.predict_logits(queries, points, image, shared, chosen), iou[:, chosen]
+
+    def predict_passing(self, shared: SharedImage, sparse: Tensor, floor: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Of masks 1-3 of every prompt those whose predicted IoU exceeds `floor` (0: all). Arguments as in `predict`.
+
+        Prompts go on to be upscaled an eighth of B at a time, always as many: a matrix product of another size may
+        round otherwise, and a mask must not depend on its neighbours.
+        Returns: logits K x 4h x 4w, predicted IoU K, their place among the B * 3 masks (int64 on the CPU, ascending).
+        """
+        points = self.tokens(sparse)
+        queries, image = self.transformer(points, shared)
+        iou = self.predict_iou(queries, points, image, shared.pe)[:, 1:]
+        passed = passes(iou, floor).cpu()  # here, and only here, a GPU is waited for
+        place = passed.flatten().nonzero()[:, 0]
+        kept = passed.any(dim=1).nonzero()[:, 0]
+        logits = [iou.new_empty(0, *(4 * side for side in shared.size))]
+        step = max(1, len(points) // 8)
+        for start in range(0, len(kept), step):
+            some = kept[start : start + step]
+            i = filled(some, step).to(iou.device)
+            masks = self.predict_logits(queries[i], points[i], [x[i] for x in image], shared, slice(1, None))
+            logits.append(masks[: len(some)].flatten(0, 1)[passed[some].flatten().nonzero()[:, 0].to(iou.device)])
+        return torch.cat(logits), iou.flatten()[place.to(iou.device)], place
+
+    def tokens(self, sparse: Tensor) -> Tensor:
+        """B x N x C prompt tokens behind the IoU token and the four mask tokens."""
+        learned = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        return torch.cat([learned.expand(len(sparse), -1, -1), sparse], dim=1)
+
+    def predict_iou(self, queries: Tensor, points: Tensor, image: Pieces, pe: Pieces) -> Tensor:
+        """B x 4. Takes the IoU token alone."""
+        return self.iou_prediction_head(self.transformer.last(queries[:, :1], points[:, :1], image, pe)[:, 0])
+
+    def predict_logits(
+        self, queries: Tensor, points: Tensor, image: Pieces, shared: SharedImage, chosen: slice
+    ) -> Tensor:
+        """B x M x 4h x 4w for the chosen ones of the four mask tokens."""
+        queries, points = (x[:, 1 : 1 + self.num_mask_tokens][:, chosen] for x in (queries, points))
+        out = self.transformer.last(queries, points, image, shared.pe)
+        mlps = list(self.output_hypernetworks_mlps)[chosen]
+        return self.upscale(image, torch.stack([mlp(out[:, i]) for i, mlp in enumerate(mlps)], dim=1), shared.size)
+
+    def upscale(self, image: Pieces, hyper: Tensor, size: tuple[int, int]) -> Tensor:
+        """Image tokens B x T x C and hypernetworks' answers B x M x C/8 -> their products B x M x 4h x 4w."""
+        first, norm, _, second, _ = self.output_upscaling
+        assert isinstance(norm, LayerNorm2d)
+        one, two = as_linear(first), as_linear(second)
+        rows = []
+        for x in image:
+            x = F.linear(x, *one).view(*x.shape[:2], 4, -1)  # B x t x 4 x C/4
+            x = F.gelu(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
+            x = F.gelu(F.linear(x, *two))  # B x t x 4 x 4 * C/8
+            rows.append(hyper @ x.view(len(x), -1, hyper.shape[-1]).transpose(1, 2))
+        # token (y, x), then its four parts (y, x), then theirs
+        cells = torch.cat(rows, dim=2).view(*hyper.shape[:2], *size, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
+        return cells.reshape(*hyper.shape[:2], 4 * size[0], 4 * size[1])
 
 
 class MLP(nn.Module):
@@ -87,3 +143,19 @@ class MLP(nn.Module):
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
         return self.layers[-1](x)
+
+
+def passes(iou: Tensor, floor: float) -> Tensor:
+    """Which predicted IoUs lie strictly above the floor, as in the official code; a floor of 0 is off."""
+    return iou > floor if floor > 0 else torch.ones_like(iou, dtype=torch.bool)
+
+
+def as_linear(conv: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a 2 x 2 transposed convolution with stride 2 as a linear layer to (y, x, channel)."""
+    assert isinstance(conv, nn.ConvTranspose2d) and conv.bias is not None
+    return conv.weight.permute(2, 3, 1, 0).flatten(0, 2), conv.bias.repeat(4)
+
+
+def filled(x: Tensor, size: int) -> Tensor:
+    """x with its last row repeated until there are `size`."""
+    return torch.cat([x, x[-1:].expand(size - len(x), *x.shape[1:])])

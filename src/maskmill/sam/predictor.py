@@ -6,6 +6,7 @@ from torch import Tensor
 
 from maskmill.errors import UserError
 from maskmill.sam.sam import Sam
+from maskmill.sam.transformer import SharedImage
 
 
 class Predictor:
@@ -19,6 +20,7 @@ class Predictor:
         """Forget the image."""
         self.is_image_set = False
         self.features: Tensor | None = None
+        self.shared: tuple[Tensor, SharedImage] | None = None
         self.original_size = (0, 0)
         self.input_size = (0, 0)
 
@@ -54,6 +56,13 @@ class Predictor:
         if self.features is None:
             raise RuntimeError("no image is set: call set_image first")
         return self.features
+
+    def shared_image(self) -> SharedImage:
+        """What all prompts share: made once for an embedding, with the weights that the model has then."""
+        features = self.get_image_embedding()
+        if self.shared is None or self.shared[0] is not features:
+            self.shared = features, self.model.share(features)
+        return self.shared[1]
 
     def scale(self, coords: np.ndarray) -> np.ndarray:
         """... x 2 (x, y) in image pixels -> in input pixels, float64."""
@@ -111,7 +120,13 @@ class Predictor:
             assert point_labels is not None, "points come with labels"
             points = (point_coords, point_labels)
         sparse, dense = self.model.prompt_encoder(points=points, boxes=boxes, masks=mask_input)
-        dense_pe = self.model.prompt_encoder.get_dense_pe()
-        low_res, iou = self.model.mask_decoder(self.get_image_embedding(), dense_pe, sparse, dense, multimask_output)
+        shared, chosen = self.shared_image(), slice(1, None) if multimask_output else slice(0, 1)
+        decoder, parts = self.model.mask_decoder, []
+        for some, maps in zip(*(x.split(shared.batch_size(len(sparse))) for x in (sparse, dense)), strict=True):
+            if mask_input is not None:  # then each prompt has image tokens of its own
+                pe = self.model.prompt_encoder.get_dense_pe()
+                shared = decoder.share(self.get_image_embedding() + maps, pe)
+            parts.append(decoder.predict(shared, some, chosen))
+        low_res, iou = (torch.cat(x) for x in zip(*parts, strict=True))
         full = self.model.postprocess_masks(low_res, self.input_size, self.original_size)
         return (full if return_logits else full > self.model.mask_threshold), iou, low_res

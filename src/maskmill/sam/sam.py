@@ -11,6 +11,7 @@ from maskmill.sam.image_encoder import ImageEncoderConfig, ImageEncoderViT
 from maskmill.sam.mask_decoder import MaskDecoder, MaskDecoderConfig
 from maskmill.sam.prompt_encoder import PromptEncoder
 from maskmill.sam.resize import resize
+from maskmill.sam.transformer import SharedImage
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -81,6 +82,11 @@ class Sam(nn.Module):
         resized = self.resize(image)
         x = torch.as_tensor(resized, device=self.device).permute(2, 0, 1).contiguous()[None]
         return self.image_encoder(self.preprocess(x)), (resized.shape[0], resized.shape[1])
+
+    def share(self, embedding: Tensor) -> SharedImage:
+        """What all prompts without a mask share, for embeddings G x C x h x w."""
+        no_mask = self.prompt_encoder.no_mask_embed.weight[:, :, None, None]
+        return self.mask_decoder.share(embedding + no_mask, self.prompt_encoder.get_dense_pe())
 
     def postprocess_masks(self, masks: Tensor, input_size: tuple[int, int], original_size: tuple[int, int]) -> Tensor:
         """Low-resolution logits B x M x 4h x 4w -> logits at `original_size`, in the two official bilinear steps."""

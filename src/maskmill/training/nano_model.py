@@ -1,14 +1,14 @@
 """`Sam` for training from scratch: a first state that learns, and forward passes over many images at once.
 
-The parameters are those of `maskmill.sam`; only the arithmetic is arranged for speed on a CPU: I images x P prompts in
-one pass, any input side, transposed convolutions as matrix products on channels-last tokens, autocast-safe positions.
+Parameters and arithmetic are those of `maskmill.sam`; here it takes I images x P prompts in one pass, any input side,
+and positions that autocast does not blur.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskmill.sam.image_encoder import Attention, Block, relative_table, window_partition, window_unpartition
+from maskmill.sam.image_encoder import Attention
 from maskmill.sam.sam import Sam
 from maskmill.sam.transformer import Attention as DecoderAttention
 
@@ -71,45 +71,6 @@ def waves(side: int, width: int) -> Tensor:
     return torch.cat([code[:, None].expand(side, side, -1), code[None].expand(side, side, -1)], 2)
 
 
-def encode(model: Sam, x: Tensor) -> Tensor:
-    """I x 3 x s x s normalised pixels -> I x C x s/16 x s/16, for any s; positions are interpolated."""
-    encoder = model.image_encoder
-    x = encoder.patch_embed(x)
-    pos: Tensor = encoder.pos_embed
-    if x.shape[1] != pos.shape[1]:
-        pos = F.interpolate(pos.permute(0, 3, 1, 2), x.shape[1:3], mode="bilinear").permute(0, 2, 3, 1)
-    x = x + pos
-    for block in encoder.blocks:
-        assert isinstance(block, Block)
-        x = _block(block, x)
-    return encoder.neck(x.permute(0, 3, 1, 2))
-
-
-def _block(block: Block, x: Tensor) -> Tensor:
-    shortcut, (h, w) = x, x.shape[1:3]
-    x = block.norm1(x)
-    if block.window_size > 0:
-        x, padded = window_partition(x, block.window_size)
-        x = window_unpartition(_attend(block.attn, x), block.window_size, padded, (h, w))
-    else:
-        x = _attend(block.attn, x)
-    x = shortcut + x
-    return x + block.mlp(block.norm2(x))
-
-
-def _attend(attn: Attention, x: Tensor) -> Tensor:
-    """`Attention.forward`; plain products, because PyTorch's fused kernel has a slow backward pass on CPUs."""
-    b, h, w, _ = x.shape
-    q, k, v = attn.qkv(x).reshape(b, h * w, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-    grid = q.reshape(b, attn.num_heads, h, w, -1)
-    rel_h = torch.einsum("bnhwc,hkc->bnhwk", grid, relative_table(h, attn.rel_pos_h).to(q.dtype))
-    rel_w = torch.einsum("bnhwc,wkc->bnhwk", grid, relative_table(w, attn.rel_pos_w).to(q.dtype))
-    bias = (rel_h[..., :, None] + rel_w[..., None, :]).reshape(b, attn.num_heads, h * w, h * w)
-    scores = (q * attn.scale) @ k.transpose(-2, -1) + bias
-    out = scores.softmax(-1).to(v.dtype) @ v
-    return attn.proj(out.transpose(1, 2).reshape(b, h, w, -1))
-
-
 def embed_prompts(model: Sam, coords: Tensor, codes: Tensor, side: int) -> Tensor:
     """Prompt tokens B x N x C. coords B x N x 2 pixels of a side x side input; codes B x N:
     -1 padding, 0 background point, 1 foreground point, 2 and 3 box corners."""
@@ -129,36 +90,15 @@ def decode(model: Sam, embedding: Tensor, sparse: Tensor, masks: Tensor | None) 
     dec, enc = model.mask_decoder, model.prompt_encoder
     images, c, h, w = embedding.shape
     prompts = sparse.shape[1]
-    out_tokens = torch.cat([dec.iou_token.weight, dec.mask_tokens.weight], 0).to(sparse.dtype)
-    tokens = torch.cat([out_tokens.expand(images * prompts, -1, -1), sparse.flatten(0, 1)], 1)
     with torch.autocast("cpu", enabled=False):
         pe = enc.pe_layer((h, w))[None]
     if masks is None:
         src = embedding + enc.no_mask_embed.weight[:, :, None, None]
-        src = src[:, None].expand(-1, prompts, -1, -1, -1).reshape(-1, c, h, w)
-    else:
-        src = (embedding[:, None] + enc.mask_downscaling(masks).reshape(images, prompts, c, h, w)).flatten(0, 1)
-    hs, src = dec.transformer(src, pe, tokens)
-    hyper = torch.stack([mlp(hs[:, 1 + i]) for i, mlp in enumerate(dec.output_hypernetworks_mlps)], 1)
-    up = _upscale(dec.output_upscaling, src)  # B x hw x 16 x C/8
-    logits = up.flatten(1, 2) @ hyper.to(up.dtype).transpose(1, 2)  # B x hw*16 x 4
-    logits = logits.float().view(-1, h, w, 2, 2, 2, 2, 4).permute(0, 7, 1, 3, 5, 2, 4, 6)
-    iou = dec.iou_prediction_head(hs[:, 0]).float()
-    return logits.reshape(images, prompts, 4, 4 * h, 4 * w), iou.view(images, prompts, 4)
-
-
-def _upscale(layers: nn.Sequential, src: Tensor) -> Tensor:
-    """B x hw x C -> B x hw x 16 x C/8: two stride-2 transposed convolutions, sub-pixels (y, x, y, x) in one axis."""
-    first, norm, _, second, _ = layers
-    assert isinstance(first, nn.ConvTranspose2d) and isinstance(second, nn.ConvTranspose2d)
-    b, n, _ = src.shape
-    x = src @ first.weight.permute(0, 2, 3, 1).flatten(1).to(src.dtype)
-    assert first.bias is not None and second.bias is not None
-    x = x.view(b, n * 4, -1) + first.bias
-    x = F.gelu(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, 1e-6))  # type: ignore[arg-type]
-    x = x @ second.weight.permute(0, 2, 3, 1).flatten(1).to(x.dtype)
-    x = F.gelu(x.view(b, n * 16, -1) + second.bias.to(x.dtype))
-    return x.view(b, n, 16, -1)
+    else:  # each prompt has an image of its own
+        dense = enc.mask_downscaling(masks).view(images, prompts, c, h, w)
+        src = (embedding[:, None] + dense).flatten(0, 1)
+    logits, iou = dec.predict(dec.share(src, pe), sparse.flatten(0, 1), slice(0, None))
+    return logits.float().view(images, prompts, 4, 4 * h, 4 * w), iou.float().view(images, prompts, 4)
 
 
 def scale_logits(state: dict[str, Tensor], factor: float) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from maskmill.sam.build import build_sam, load_config
 from maskmill.sam.sam import Sam
 from maskmill.training import nano_loss
-from maskmill.training.nano_model import decode, embed_prompts, encode, initialise, scale_logits
+from maskmill.training.nano_model import decode, embed_prompts, initialise, scale_logits
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Trainer:
         image, target, points, boxes = batch
         side, (n, p) = image.shape[-1], target.shape[:2]
         balanced = max(0.1, 1 - 0.9 * self.step / self.cfg.fade)
-        embedding = encode(self.model, image)
+        embedding = self.model.image_encoder(image)
         same = nano_loss.same_object(self.similarity(embedding).float(), self.similarity_bias, target, self.generator)
         boxed = torch.rand(n, p, generator=self.generator) < 0.15
         noise = 1 + 0.05 * torch.randn(boxes.shape, generator=self.generator)

@@ -5,8 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskmill.config import GenerateConfig
 from maskmill.generate import candidates
 from maskmill.generate.grids import Crop
+from maskmill.sam.mask_decoder import passes
 from maskmill.sam.sam import Sam
 
 
@@ -17,21 +19,19 @@ class FakeSam:
     input_size = Sam.input_size
     postprocess_masks = Sam.postprocess_masks
 
-    class prompt_encoder:
-        @staticmethod
-        def get_dense_pe() -> None:
-            return None
-
     def __init__(self, img_size: int = 64) -> None:
         self.img_size = img_size
+
+    def share(self, embedding: None) -> None:
+        return None
 
     def encode(self, image: Any) -> tuple[None, tuple[int, int]]:
         return None, self.input_size(*image.shape[:2])  # type: ignore[misc, arg-type]
 
 
 def decode(
-    model: FakeSam, embedding: None, pe: None, size: tuple[int, int], crop: Crop, points: Any, capacity: int
-) -> tuple[Tensor, Tensor]:
+    model: FakeSam, shared: None, size: tuple[int, int], crop: Crop, points: Any, cfg: GenerateConfig
+) -> tuple[Tensor, Tensor, Tensor]:
     """Three bumps of other width and height near each point, with grain, and an IoU between -0.1 and 1.1."""
     side = model.img_size // 4
     y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
@@ -45,7 +45,13 @@ def decode(
         grain = torch.randn(3, side, side, generator=noise)
         masks.append(peak * (1 - distance / radius**2) + grain)
         scores.append(torch.rand(3, generator=noise) * 1.2 - 0.1)
-    return torch.stack(masks), torch.stack(scores)
+    return above_floor(torch.stack(masks), torch.stack(scores), cfg)
+
+
+def above_floor(masks: Tensor, scores: Tensor, cfg: GenerateConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """n x 3 masks -> what `decode_points` returns."""
+    place = passes(scores, cfg.floor_pred_iou).flatten().nonzero()[:, 0]
+    return masks.flatten(0, 1)[place], scores.flatten()[place], place
 
 
 def patch(monkeypatch: Any, img_size: int = 64) -> FakeSam:

@@ -85,7 +85,8 @@ def scored(monkeypatch: pytest.MonkeyPatch, iou: list[float], inner: int, cfg: G
     block[:inner] = 9.0
     logits[:, :, 10:20, 10:20] = block.view(10, 10)
     model = fake.patch(monkeypatch, img_size=40)
-    monkeypatch.setattr(candidates, "decode_points", lambda *_: (logits, torch.tensor([iou], dtype=torch.float32)))
+    scores = torch.tensor([iou], dtype=torch.float32)
+    monkeypatch.setattr(candidates, "decode_points", lambda *args: fake.above_floor(logits, scores, args[-1]))
     return find_candidates(model, np.zeros((40, 40, 3), np.uint8), replace(cfg, points_per_side=1))  # type: ignore[arg-type]
 
 
@@ -189,18 +190,24 @@ def test_upsampling_in_pieces_changes_nothing(pixels: int, model: Any, monkeypat
     same(find_candidates(model, IMAGE, ALL), whole)
 
 
-def test_a_row_does_not_depend_on_its_neighbours() -> None:
-    """Promise 4: one point alone has the bits it has among 64, because a ragged batch is padded."""
+@torch.inference_mode()
+@pytest.mark.parametrize("batch", [64, 5])
+def test_a_row_does_not_depend_on_its_neighbours(batch: int) -> None:
+    """Promise 4: one point alone has the bits it has among 64, because a ragged batch is filled up."""
     nano = load_model("nano", device="cpu")
     image = render(1, 240, 320)
-    crop = crop_plan(240, 320, GenerateConfig(points_per_side=8))[0]
-    with torch.inference_mode():
-        embedding, size = nano.encode(image)
-        args = (nano, embedding, nano.prompt_encoder.get_dense_pe(), size, crop)
-        masks, iou = decode_points(*args, crop.points, 64)
-        for n in (1, 3, 17, 63):
-            some, some_iou = decode_points(*args, crop.points[-n:], 64)
-            assert some.shape[0] == n and torch.equal(some, masks[-n:]) and torch.equal(some_iou, iou[-n:])
+    cfg = GenerateConfig(points_per_side=8, points_per_batch=batch, floor_pred_iou=0.0)
+    crop = crop_plan(240, 320, cfg)[0]
+    embedding, size = nano.encode(image)
+    args = (nano, nano.share(embedding), size, crop)
+    masks, iou, place = decode_points(*args, crop.points, cfg)
+    assert place.tolist() == list(range(3 * 64))
+    some = replace(cfg, floor_pred_iou=float(iou.median()))
+    for n, chosen in ((1, cfg), (3, cfg), (17, some), (63, cfg)):
+        logits, scores, at = decode_points(*args, crop.points[-n:], chosen)
+        at = at + 3 * (64 - n)
+        assert len(logits) == 3 * n if chosen is cfg else 0 < len(logits) < 3 * n
+        assert torch.equal(logits, masks[at]) and torch.equal(scores, iou[at])
 
 
 # ---- floor, then filter
