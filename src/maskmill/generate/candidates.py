@@ -21,6 +21,10 @@ from maskmill.sam.transformer import SharedImage
 @torch.inference_mode()
 def find_candidates(model: Sam, image: np.ndarray, cfg: GenerateConfig) -> MaskTable:
     """All candidates of an H x W x 3 uint8 RGB image, by mask_id."""
+    if model.device.type == "cuda":
+        from maskmill.generate import gpu_image  # needs Triton, which only machines with a GPU must have
+
+        return gpu_image.find_candidates(model, image, cfg)
     height, width = image.shape[:2]
     parts = [part for crop in crop_plan(height, width, cfg) for part in crop_candidates(model, image, crop, cfg)]
     return MaskTable.concat(height, width, parts)

@@ -79,6 +79,7 @@ class TwoWayTransformer(nn.Module):
         key, value = read.heads(read.k_proj(tokens_pe)), read.heads(read.v_proj(tokens))
         query = write.heads(write.q_proj(tokens_pe))
         size = (image.shape[2], image.shape[3])
+        pieces = min(pieces, size[0] * size[1])
         cut = [list(x.tensor_split(pieces, dim=-2)) for x in (tokens, key_pe, query)]
         return SharedImage(size, cut[0], cut[1], key, value, cut[2])
 
@@ -186,7 +187,7 @@ class Attention(nn.Module):
         values = self.values(v)
         for x, query in zip(shared.tokens, shared.query, strict=True):
             scores = key @ query.transpose(-2, -1)
-            scores = scores.view(groups, self.num_heads, -1, n, x.shape[1])  # G x heads x B/G x N x t
+            scores = scores.view(groups, self.num_heads, b // groups, n, x.shape[1])  # G x heads x B/G x N x t
             x = x.repeat_interleave(b // groups, 0) if groups > 1 else x.expand(b, -1, -1)
             yield mix(x, scores.transpose(1, 2).flatten(0, 1), values)
 

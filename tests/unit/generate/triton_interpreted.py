@@ -14,10 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskmill.generate import gpu
+from maskmill.config import GenerateConfig
+from maskmill.generate import gpu, gpu_image
+from maskmill.generate.candidates import find_candidates
 from maskmill.generate.gpu import Candidates, Rules, Scored
 from maskmill.generate.gpu_tables import CropSize, Tables, make_tables
+from maskmill.generate.grids import crop_plan
 from maskmill.masks.rle import compress, decode
+from maskmill.sam.build import build_sam, load_config
+from maskmill.sam.sam import Sam
 from tests.unit.generate import dense
 
 SQUARE, LOW = 32, 8  # of the encoder's input and of the decoder's logits
@@ -207,3 +212,56 @@ def test_more_runs_than_room(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [len(p.mask_id) for p in parts] == [2, 1] and len(whole.edges) > 9
     assert np.array_equal(np.concatenate([p.edges for p in parts]), whole.edges)
     assert np.array_equal(np.concatenate([p.box for p in parts]), whole.box)
+
+
+# ---- a whole image (gpu_image.py), with a model on CPU
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Sam:
+    """nano made smaller, with random weights; its predicted IoUs differ between prompts."""
+    cfg = load_config("nano")
+    encoder = replace(
+        cfg.image_encoder, img_size=SQUARE, embed_dim=32, depth=1, num_heads=2, global_attn_indexes=(0,), out_chans=32
+    )
+    torch.manual_seed(0)
+    model = build_sam(replace(cfg, image_encoder=encoder)).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(2)
+        model.mask_decoder.iou_prediction_head.layers[-1].bias.add_(5)  # type: ignore[operator]
+    return model
+
+
+@pytest.mark.usefixtures("fused")
+def test_whole_image(tiny: Sam) -> None:
+    """The same candidates as on CPU, whose decoder takes other prompts at a time."""
+    image = np.random.default_rng(0).integers(0, 255, (19, 26, 3), np.uint8)
+    cfg = GenerateConfig(
+        points_per_side=2, points_per_batch=3, crop_n_layers=1, crop_n_points_downscale_factor=2,
+        floor_pred_iou=0.0, floor_stability=0.0, crop_edge_tolerance=0.0,
+    )  # fmt: skip
+    scores = np.sort(find_candidates(tiny, image, cfg).predicted_iou)
+    assert 12 <= len(scores) <= 24
+    gap = 4 + int(np.diff(scores[4:9]).argmax())
+    settings = replace(cfg, floor_pred_iou=float(scores[gap : gap + 2].mean()))
+    mine, other = (f(tiny, image, settings) for f in (gpu_image.find_candidates, find_candidates))
+    assert mine.mask_id.tolist() == other.mask_id.tolist() and len(mine) == len(scores) - gap - 1
+    for name in ("crop_index", "crop_box", "point"):
+        assert np.array_equal(getattr(mine, name), getattr(other, name))
+    assert np.abs(mine.predicted_iou - other.predicted_iou).max() < 1e-5
+    assert np.abs(mine.stability_score - other.stability_score).max() < 1e-2
+    pixels = [[decode(t.counts(i), 19, 26) for i in range(len(t))] for t in (mine, other)]
+    assert max((a != b).sum() for a, b in zip(*pixels, strict=True)) <= 2 and np.mean(pixels) > 0.05
+
+
+def test_crops_share_a_batch() -> None:
+    """Crops of a layer go together as far as their prompts fit; a crop with more is cut."""
+    plan = crop_plan(400, 600, GenerateConfig(points_per_side=32, crop_n_layers=2, crop_n_points_downscale_factor=2))
+    groups = list(gpu_image.batches(plan, 1024))
+    assert [len(group[0].crops) for group in groups] == [1, 4, 16] and [len(group) for group in groups] == [1, 1, 1]
+    groups = list(gpu_image.batches(plan, 200))
+    assert [len(group[0].crops) for group in groups] == [1, 1, 1, 1, 1, 3, 3, 3, 3, 3, 1]
+    assert [len(group) for group in groups] == [6, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1]
+    prompts = np.concatenate([batch.prompts() for group in groups for batch in group])
+    assert sorted(prompts.tolist()) == list(range(3072))
