@@ -1,10 +1,10 @@
 """Low-resolution logits -> candidates at full resolution: stability, box, crop edge, runs.
 
 These are the steps of SamAutomaticMaskGenerator._process_batch (automatic_mask_generator.py:266-321) after the gate on
-predicted IoU. On CPU they take no full-resolution logits and give what the official code gives, bit for bit, wherever
-torch runs its kernels for AVX2 or AVX-512. Elsewhere it may round in another order; then a pixel may flip whose logit
-lies within 2**-18 of its mask's largest logit from 0 (a few in a million of those on a contour). Other devices take the
-plain path, which is also the oracle of the tests.
+predicted IoU. On CPU they take no full-resolution logits and give what the official code makes of the same
+low-resolution logits, bit for bit, wherever torch runs its kernels for AVX2 or AVX-512. Elsewhere it may round in
+another order; then a pixel may flip whose logit lies within 2**-18 of its mask's largest logit from 0 (a few in a
+million of those on a contour). float64 takes the plain path, which is also the oracle of the tests; CUDA has gpu.py.
 """
 
 from collections.abc import Iterator, Sequence

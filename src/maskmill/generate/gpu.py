@@ -2,7 +2,7 @@
 
 The steps are those of SamAutomaticMaskGenerator._process_batch (automatic_mask_generator.py:266-321): stability, box,
 crop edge, run-length encoding. All of them stay on the device; the host waits once, for the finished candidates. What
-the kernels do, and why the result is equal to the bit, is said in triton_kernels.py.
+the kernels do, and why their result is that of torch's two interpolations to the bit, is said in triton_kernels.py.
 """
 
 from collections.abc import Sequence
