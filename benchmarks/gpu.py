@@ -222,7 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--minutes", type=float, default=8.5)
-    parser.add_argument("--precision", default="bfloat16", help="of generate.precision (default bfloat16)")
+    parser.add_argument("--precision", default="float32", help="of generate.precision (default float32)")
     parser.add_argument(
         "--set", action="append", default=[], dest="assignments", metavar="generate.key=value", help="of our generator"
     )
