@@ -55,7 +55,8 @@ def train(
         if processes > 1:
             from maskmill.pipeline.ray_train import fit_on_ray
 
-            done = fit_on_ray(cfg, out, processes)
+            fit_on_ray(cfg, out, processes)
+            done = True
         else:
             done = fit(cfg, out, say=reporter(quiet), stopped=stopped)
     except Diverged as e:

@@ -1,0 +1,94 @@
+"""Training on many GPUs: Ray Train starts the processes, the library's `fit` runs in each of them.
+
+Gradients are summed by the library itself, once a step (training/trainer.py): iterations are back-propagated one by
+one, which DistributedDataParallel's hooks do not expect. Samples are numbered over all processes, so a run gives the
+same updates on any number of them, but for rounding. The first process writes; a run that was killed, or whose cluster
+is gone, is continued by the same command.
+"""
+
+import tempfile
+from typing import Any
+
+from maskmill.config import RunConfig as RayConfig
+from maskmill.config import from_tree, merge, to_tree
+from maskmill.errors import UserError
+from maskmill.storage import listing
+from maskmill.training.config import TrainConfig
+
+RETRIES = 3  # a process or a machine that is lost: all begin again from the last checkpoint
+
+
+def fit_on_ray(cfg: TrainConfig, out: str, processes: int) -> None:
+    """`fit` in so many processes, one GPU each where the cluster has any. UserError as of `fit`."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from maskmill.pipeline.engines.ray import connect, resources
+
+    if cfg.optim.images % processes:
+        raise UserError(f"optim.images={cfg.optim.images} cannot be shared evenly by {processes} processes")
+    connect(RayConfig())
+    gpus = resources().get("GPU", 0)
+    if 0 < gpus < processes:
+        raise UserError(f"--processes {processes}: the cluster has {gpus:g} GPUs; give --processes {gpus:g}")
+    with tempfile.TemporaryDirectory(prefix="maskmill-") as scratch:
+        trainer = TorchTrainer(
+            in_each,
+            train_loop_config={"config": absolute(cfg), "out": listing.absolute(out)},
+            scaling_config=ScalingConfig(num_workers=processes, use_gpu=gpus > 0),
+            run_config=RunConfig(storage_path=scratch, failure_config=FailureConfig(max_failures=RETRIES)),
+        )
+        run(trainer)
+
+
+def run(trainer: Any) -> None:
+    """To the end. What a process says about bad input or a loss that is no number is told here, in one line."""
+    from maskmill.training.trainer import Diverged
+
+    try:
+        trainer.fit()
+    except Exception as e:
+        for kind in (UserError, Diverged):
+            if found := words_of(e, kind.__name__):
+                raise kind(found) from e
+        raise
+
+
+def words_of(error: BaseException, name: str) -> str:
+    """The words of an error of this name among the lines of a remote traceback; "" if it is not there."""
+    for line in reversed(str(error).splitlines()):
+        head, _, words = line.partition(": ")
+        if head.rpartition(".")[2] == name:
+            return words
+    return ""
+
+
+def absolute(cfg: TrainConfig) -> dict[str, Any]:
+    """The config as a tree whose places hold on every machine."""
+    tree = to_tree(cfg)
+    for source in tree["data"]["sources"]:
+        source["path"] = listing.absolute(source["path"])
+        source["images"] = source["images"] and listing.absolute(source["images"])
+    return tree
+
+
+def in_each(job: dict[str, Any]) -> None:
+    """What one process does."""
+    import sys
+
+    import ray.train
+    from ray.train.torch import get_device
+
+    from maskmill.training.fit import Progress, fit
+    from maskmill.training.trainer import Place
+
+    context = ray.train.get_context()
+    place = Place(context.get_world_rank(), context.get_world_size())
+    tree = merge(job["config"], {"run": {"device": str(get_device())}})
+
+    def say(progress: Progress) -> None:
+        if place.rank == 0:
+            loss = progress.figures.get("loss", 0.0)
+            print(f"step {progress.step}/{progress.steps}  loss {loss:.4f}", file=sys.stderr, flush=True)
+
+    fit(from_tree(TrainConfig, tree), job["out"], place, say)
