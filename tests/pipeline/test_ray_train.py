@@ -1,5 +1,6 @@
 """Data-parallel training by Ray Train on CPU processes."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +15,21 @@ from tests.pipeline.test_train import recipe
 from tests.unit.training.sets import write_set
 
 
+@pytest.mark.chaos  # a minute on busy cores
 def test_two_processes_do_what_one_does(tmp_path: Path, cluster: None) -> None:
     data, cfg = write_set(tmp_path / "set", 3), recipe(tmp_path)
     words = ("optim.steps=2", "optim.milestones=[]", "optim.lr=1e-4", "model.drop_path=0", "model.decoder_dropout=0")
     config = read_config(str(cfg), (str(data),), None, words)
     fit_on_ray(config, str(tmp_path / "two"), 2)
     assert fit(config, str(tmp_path / "one"))
+    norms = [
+        [json.loads(line)["norm"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    assert len(norms[0]) == 2 and np.allclose(norms[0], norms[1], rtol=1e-3)  # of the gradient of all images
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     # AdamW's first steps are signs: a gradient of nearly nothing may fall to either side
-    far = [np.abs(one[k].numpy() - two[k].numpy()) > 2e-6 for k in one]
-    assert sum(f.sum() for f in far) < 0.01 * sum(f.size for f in far)
-    assert len((tmp_path / "two/metrics.jsonl").read_text().splitlines()) == 2
+    assert all(np.abs(one[k].numpy() - two[k].numpy()).max() <= 4.1e-4 for k in one)
 
 
 def test_uneven_shares_are_refused(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from maskmill.errors import UserError
+from maskmill.prompts.clicks import deepest
 from maskmill.sam.build import load_model
 from maskmill.sam.sam import Sam
 
@@ -39,13 +39,6 @@ class Scores:
     best: NDArray[np.float64]
     confident: NDArray[np.float64]
     discs: NDArray[np.float64]
-
-
-def deepest_point(mask: Mask) -> tuple[int, int]:
-    """(x, y) of the pixel farthest from the mask's boundary; the image's border is a boundary too."""
-    depth = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    return int(x), int(y)
 
 
 def disc_ious(mask: Mask, x: int, y: int) -> NDArray[np.float64]:
@@ -86,7 +79,7 @@ def click_masks(
 
 def score_image(model: Sam | None, image: NDArray[np.uint8], masks: list[Mask]) -> Scores:
     """One click for each mask; without a model only the discs."""
-    points = np.array([deepest_point(m) for m in masks], np.float32)
+    points = np.array([deepest(m)[0] for m in masks], np.float32)
     discs = np.stack([disc_ious(m, int(x), int(y)) for m, (x, y) in zip(masks, points, strict=True)])
     if model is None:
         return Scores(np.zeros(0), np.zeros(0), discs)

@@ -35,14 +35,6 @@ def write_tar(path: Path, masks: list[np.ndarray], crowd: list[int]) -> None:
             tar.addfile(info, io.BytesIO(data))
 
 
-def test_the_deepest_point_is_the_middle() -> None:
-    assert one_click.deepest_point(rectangle(40, 60, (10, 8, 31, 29))) == (20, 18)
-
-
-def test_the_image_border_counts_as_boundary() -> None:
-    assert one_click.deepest_point(np.ones((21, 21), bool)) == (10, 10)
-
-
 def test_disc_figures_equal_drawn_discs() -> None:
     mask = rectangle(50, 80, (20, 10, 60, 40))
     ious = one_click.disc_ious(mask, 40, 25)
