@@ -16,7 +16,8 @@ class Regulariser:
     """Attaches itself to a model; acts while the model is in training mode."""
 
     def __init__(self, model: Sam, drop_path: float, dropout: float) -> None:
-        self.images = 1  # of the encoder pass at hand: windows of one image are dropped together
+        self.images = 1
+        self.kept: dict[nn.Module, Tensor] = {}  # of the encoder pass at hand
         self.calls = {"drop_path": 0, "dropout": 0}
         blocks: list[Any] = list(model.image_encoder.blocks)
         for i, block in enumerate(blocks):
@@ -28,16 +29,20 @@ class Regulariser:
             for module in decoder_branches(model):
                 module.register_forward_hook(self.dropout_hook(dropout))
 
+    def begin(self, images: int) -> None:
+        """Before a pass of the encoder. A branch may be computed in parts: all of an image's are dropped, or none."""
+        self.images, self.kept = images, {}
+
     def path_hook(self, share: float) -> Any:
-        """Zero a residual branch for some images, and scale it up for the others (Huang et al., arXiv 1603.09382)."""
+        """Zero a residual branch (B x ...) for some images, and scale it up for the others (arXiv 1603.09382)."""
 
         def hook(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
             if not module.training:
                 return out
             self.calls["drop_path"] += 1
-            kept = torch.rand(self.images, device=out.device) >= share
-            each = (kept.to(out.dtype) / (1 - share)).repeat_interleave(out.shape[0] // self.images)
-            return out * each.view(-1, *[1] * (out.ndim - 1))
+            if module not in self.kept:
+                self.kept[module] = (torch.rand(self.images, device=out.device) >= share).to(out.dtype) / (1 - share)
+            return out * self.kept[module].view(-1, *[1] * (out.ndim - 1))
 
         return hook
 
@@ -52,8 +57,12 @@ class Regulariser:
 
 
 def decoder_branches(model: Sam) -> list[nn.Module]:
-    """What the decoder's transformer adds to its residual streams: attentions and MLPs."""
+    """What the decoder adds to its tokens: attentions, by their last projection, and MLPs.
+
+    The paper does not say where its dropout is. The image's own stream has none: it is written without a module.
+    """
     transformer: Any = model.mask_decoder.transformer
-    names = ("self_attn", "cross_attn_token_to_image", "mlp", "cross_attn_image_to_token")
-    found = [getattr(layer, name) for layer in transformer.layers for name in names]
-    return [*found, transformer.final_attn_token_to_image]
+    reads = [layer.self_attn for layer in transformer.layers]
+    reads += [layer.cross_attn_token_to_image for layer in transformer.layers]
+    projections = [read.out_proj for read in (*reads, transformer.final_attn_token_to_image)]
+    return [*projections, *(layer.mlp for layer in transformer.layers)]

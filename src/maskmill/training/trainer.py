@@ -106,7 +106,7 @@ class Trainer:
     def encode(self, examples: list[Example]) -> Tensor:
         """Embeddings I x C x h x w. A frozen encoder takes images one by one: as many in a batch change the bits."""
         if not self.frozen:
-            self.regulariser.images = len(examples)
+            self.regulariser.begin(len(examples))
             with self.autocast():
                 return self.model.image_encoder(torch.cat([self.input(e.pixels) for e in examples])).float()
         return torch.cat([self.frozen_embedding(e.pixels) for e in examples])

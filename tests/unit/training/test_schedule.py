@@ -45,11 +45,14 @@ def test_drop_path_drops_whole_images_and_keeps_the_mean() -> None:
         for p in last.parameters():
             p.zero_()
         last.lin2.bias.fill_(1.0)  # type: ignore[union-attr]
-    keeper.images = 4000
+    keeper.begin(4000)
     out = last(torch.zeros(4000, 1, 1, 192))
     each = out.flatten(1)
     assert {*each.unique().tolist()} == {0.0, 2.0} and (each == each[:, :1]).all()
-    assert abs(float(each.mean()) - 1) < 0.06
+    assert torch.equal(last(torch.zeros(4000, 1, 1, 192)), out)  # another part of the same images
+    keeper.begin(4000)
+    assert not torch.equal(last(torch.zeros(4000, 1, 1, 192)), out)
+    assert abs(float(each.detach().mean()) - 1) < 0.06
     model.eval()
     assert torch.equal(last(torch.zeros(2, 1, 1, 192)), torch.ones(2, 1, 1, 192))
 
@@ -57,12 +60,11 @@ def test_drop_path_drops_whole_images_and_keeps_the_mean() -> None:
 def test_windows_of_an_image_are_dropped_together() -> None:
     torch.manual_seed(0)
     model = build_sam(load_config("nano")).train()
-    keeper = Regulariser(model, 0.9, 0.0)
-    keeper.images = 3
+    Regulariser(model, 0.9, 0.0).begin(5)
     block = model.image_encoder.blocks[4]  # windowed
-    out = block.attn(torch.randn(3 * 9, 8, 8, 192))  # type: ignore[operator]
-    gone = (out.flatten(1).abs().sum(1) == 0).view(3, 9)
-    assert (gone == gone[:, :1]).all()
+    out = block.attn(torch.randn(5, 24, 24, 192), 8).detach()  # type: ignore[operator]
+    gone = out.abs().sum(-1) == 0
+    assert (gone == gone[:, :1, :1]).all() and 0 < gone[:, 0, 0].sum() < 5
 
 
 @pytest.mark.parametrize(
