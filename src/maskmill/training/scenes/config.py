@@ -34,6 +34,7 @@ class SceneConfig:
     prints: float = 0.35  # a surface has stains, stripes or letters that are no part
     shade: float = 0.7  # an object is round under the scene's light
 
+    harmony: float = 0.5  # the colours of a scene resemble each other
     photo_textures: float = 0.45  # a surface is cut from a photograph, if there are any; else noise of the bank
     stuff: float = 0.75  # the ground is divided into regions, which are targets too
     clutter: float = 0.5  # unlabelled debris on the ground

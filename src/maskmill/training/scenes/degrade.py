@@ -39,8 +39,8 @@ def uneven(rng: Rng, textures: Textures, image: Image) -> Image:
     elif kind == 1:
         field = np.float32(0.5) - (x - np.float32(rng.normal(0, 0.4))) ** 2 - (y - np.float32(rng.normal(0, 0.4))) ** 2
     else:  # under trees, behind blinds
-        field = textures.field(rng, int(rng.integers(10, SMOOTH)), h, w, rng.uniform(1, 4), rng.uniform(0, 6))
-        field = np.tanh(field * np.float32(rng.uniform(0.5, 4)))
+        field = textures.field(rng, int(rng.integers(10, SMOOTH)), h, w, rng.uniform(1, 4))
+        field = np.tanh(field * np.float32(rng.uniform(0.3, 1.2)))  # harder edges would be things
     return image * np.maximum(1 + np.float32(rng.uniform(0.1, 0.5)) * field, 0.1)[..., None]
 
 

@@ -5,7 +5,7 @@ import numpy as np
 
 from maskmill.training.scenes.base import Points, between, chance
 from maskmill.training.scenes.painter import Look, Painter, Place
-from maskmill.training.scenes.pieces import Piece, Thing
+from maskmill.training.scenes.pieces import Piece
 from maskmill.training.scenes.shapes import rectangle, roughen
 from maskmill.training.scenes.stuff import bands, flat, ground, walls
 from maskmill.training.scenes.textures import varied
@@ -40,9 +40,8 @@ def room(p: Painter) -> None:
     for _ in range(int(rng.integers(0, 4))):  # frames, windows, screens
         outer = rectangle(-1, -1, 1, 1)
         thing = [Piece((outer,)), Piece((outer * rng.uniform(0.6, 0.95),), 0)]
-        place = Place(
-            (rng.uniform(0, size), rng.uniform(0, floor)), size * rng.uniform(0.04, 0.18), 0, between(rng, 0.6, 2)
-        )
+        centre = (rng.uniform(0, size), rng.uniform(0, floor))
+        place = Place(centre, size * rng.uniform(0.04, 0.18), 0.0, between(rng, 0.6, 2))
         p.put(thing, p.look(thing), place)
     if chance(rng, p.cfg.clutter):
         p.debris(floor)
@@ -66,16 +65,13 @@ def closeup(p: Painter) -> None:
     for _ in range(int(rng.integers(0, 5))):
         thing = make_thing(rng, p.cfg)
         p.put(thing, p.look(thing), Place(anywhere(p), size * between(rng, 0.04, 0.3), rng.normal(0, 0.4)))
-    if chance(rng, p.cfg.focus * 2 if p.cfg.focus < 0.5 else 1):
+    if chance(rng, min(1.0, 2 * p.cfg.focus)):
         p.defocus(rng.uniform(1.5, 7))
     for _ in range(int(rng.integers(1, 3))):
         thing = make_thing(rng, p.cfg)
         centre = (size * rng.normal(0.5, 0.15), size * rng.normal(0.5, 0.15))
-        p.put(
-            thing,
-            p.look(thing),
-            Place(centre, size * rng.uniform(0.25, 0.7), rng.normal(0, 0.3), between(rng, 0.6, 1.4)),
-        )
+        place = Place(centre, size * rng.uniform(0.25, 0.7), rng.normal(0, 0.3), between(rng, 0.6, 1.4))
+        p.put(thing, p.look(thing), place)
 
 
 def pile(p: Painter) -> None:
@@ -102,8 +98,7 @@ def crowd(p: Painter) -> None:
     thing = make_thing(rng, p.cfg)
     look = p.look(thing)
     radius = size * between(rng, 0.022, 0.1)
-    room_each = radius * between(rng, 1.2, 4)
-    n = int(np.clip(size / room_each, 2, 11))
+    n = int(np.clip(size / (radius * between(rng, 1.2, 4)), 2, 11))  # places in a row
     aligned = rng.random() < 0.4
     turn, jitter, change = rng.uniform(0, 6), rng.uniform(0.02, 0.15) if aligned else 0.4, rng.uniform(0, 0.5)
     for cell in rng.permutation(n * n)[: int(rng.integers(8, 60))]:
@@ -115,7 +110,7 @@ def crowd(p: Painter) -> None:
 
 
 def tiling(p: Painter) -> None:
-    """A wall or a floor of bricks, tiles or stones, seen at an angle; the wall is the parent of its stones."""
+    """A wall or a floor of bricks, tiles or stones, seen at an angle; the stones are parts of the wall."""
     rng, size = p.rng, p.size
     wall = p.backdrop(flat(p))
     material, change = p.material(), rng.uniform(0, 0.6)
@@ -125,7 +120,7 @@ def tiling(p: Painter) -> None:
         own = Look((varied(rng, material, p.textures, change),), False, -1, chance(rng, p.cfg.shade), False, False)
         p.put([Piece((outline,))], own, Place((0, 0), 1), wall)
     for _ in range(int(rng.integers(0, 3))):
-        thing: Thing = make_thing(rng, p.cfg)
+        thing = make_thing(rng, p.cfg)
         p.put(thing, p.look(thing), Place(anywhere(p), size * between(rng, 0.06, 0.3), rng.normal(0, 0.3)))
 
 

@@ -94,7 +94,7 @@ def vehicle(rng: Rng) -> Thing:
 
 def slender(rng: Rng) -> Thing:
     """Thin things: poles, ropes, branches, fences, frames, wheels with spokes."""
-    kind, width = int(rng.integers(4)), rng.uniform(0.015, 0.07)
+    kind, width = int(rng.choice(4, p=(0.35, 0.35, 0.2, 0.1))), rng.uniform(0.015, 0.07)
     if kind == 0:
         path = curve(rng, np.array([0.0, 1.0]), -np.pi / 2, 2.0, rng.choice([0.0, 2.0]))
         pieces = [Piece((limb(path, width, width),))]

@@ -1,6 +1,6 @@
 """Puts things and regions on a canvas: surfaces, light, shadows, and who owns the pixels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,9 +44,14 @@ class Painter:
         self.canvas = Canvas(np.zeros((size, size, 3), np.float32))
         self.light = random_light(rng)
         self.shadows = chance(rng, cfg.shadows)
+        self.main, mood = textures.colour(rng), float(rng.uniform(0.2, 0.8))
+        self.mood = mood if chance(rng, cfg.harmony) else 0.0
 
     def material(self, even: bool = False) -> Material:
-        return self.textures.material(self.rng, self.cfg.photo_textures, even)
+        """A surface whose colour leans to the scene's own."""
+        material = self.textures.material(self.rng, self.cfg.photo_textures, even)
+        base = material.base + self.mood * (self.main - material.base)
+        return replace(material, base=base, tint=max(material.tint, self.mood))
 
     def look(self, thing: Thing) -> Look:
         """Fresh materials; pieces that are alike share theirs, others may be of the same stuff in another colour."""
@@ -60,7 +65,8 @@ class Painter:
                 materials.append(self.material())
         prints = int(rng.integers(len(self.textures.bank))) if chance(rng, self.cfg.prints) else -1
         parts, round_ = chance(rng, self.cfg.parts), chance(rng, self.cfg.shade)
-        return Look(tuple(materials), parts, prints, round_, rng.random() < 0.25, chance(rng, self.cfg.camouflage))
+        gloss, hidden = rng.random() < 0.25, chance(rng, self.cfg.camouflage)
+        return Look(tuple(materials), parts and not hidden, prints, round_, gloss, hidden)
 
     def put(self, thing: Thing, look: Look, place: Place, parent: int | None = None) -> int | None:
         """Paint a thing and its parts; its number, or None where too little of it lies in the picture."""
@@ -111,7 +117,8 @@ class Painter:
         rng, (h, w) = self.rng, alpha.shape
         colour = self.textures.render(rng, material, h, w) if under is None else under.copy()
         if look.prints >= 0 and under is None:
-            pattern = self.textures.field(rng, look.prints, h, w, rng.uniform(0.3, 2), rng.uniform(0, 6))
+            turn = rng.uniform(0, 6) if rng.random() < 0.4 else 0.0
+            pattern = self.textures.field(rng, look.prints, h, w, rng.uniform(0.3, 2), turn)
             ink = np.clip(pattern * 2 - 1, 0, 1)[..., None] * np.float32(rng.uniform(0.1, 0.9))
             colour += (self.textures.colour(rng).astype(np.float32) - colour) * ink
         if look.round and h * w > 60:

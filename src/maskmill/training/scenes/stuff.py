@@ -120,6 +120,6 @@ def ground(p: Painter) -> None:
     if not chance(rng, p.cfg.stuff):
         return
     for _ in range(int(rng.integers(0, 4))):
-        field = p.textures.field(rng, int(rng.integers(12, SMOOTH)), size, size, rng.uniform(1, 3), rng.uniform(0, 6))
+        field = p.textures.field(rng, int(rng.integers(12, SMOOTH)), size, size, rng.uniform(1, 3))
         tilt = slope(rng, size, size, rng.uniform(0, 8)) - 1
         p.region(np.clip((field + tilt - rng.uniform(-0.5, 1)) * 12, 0, 1), flat(p))

@@ -81,7 +81,7 @@ class Textures:
             field=int(rng.integers(SMOOTH + 10 if natural else len(self.bank))),
             patch=patch,
             zoom=between(rng, 0.35, 2),
-            angle=float(rng.uniform(0, 2 * np.pi)) if rng.random() < 0.5 else float(rng.normal(0, 0.1)),
+            angle=float(rng.uniform(0, 2 * np.pi)) if rng.random() < 0.3 else 0.0,
             gain=float(rng.uniform(0.5, 1.4)),
             tint=float(rng.random()) if rng.random() < 0.75 else 0.0,
         )
@@ -102,7 +102,9 @@ class Textures:
             x, y = rng.uniform(0, source.shape[1]), rng.uniform(0, source.shape[0])
             pixels = warped(source, h, w, min(material.zoom, 1.6), material.angle, (x, y), cv2.BORDER_REFLECT_101)
             mean = self.means[material.patch]
-            hue = 1 + material.tint * (material.base / material.base.mean() - 1)  # grey stone becomes red brick
+            hue = 1 + material.tint * np.clip(
+                material.base / material.base.mean() - 1, -0.5, 0.5
+            )  # grey stone becomes red brick
             table = (level / 255 - mean) * material.gain * hue + mean + material.tint * (material.base - mean)
         else:
             grey = self._window(rng, material.field, h, w, material.zoom, material.angle)
@@ -124,10 +126,25 @@ def warped(
     source: Pixels, h: int, w: int, zoom: float, angle: float, start: tuple[float, float], border: int
 ) -> Pixels:
     """An h x w window of a picture from the place `start` (x, y) on, turned and scaled, continued at its borders."""
+    if angle == 0:  # the usual case, ten times faster
+        rows = continued(int(start[1]), max(2, round(h / zoom)), source.shape[0], border)
+        cols = continued(int(start[0]), max(2, round(w / zoom)), source.shape[1], border)
+        return np.asarray(
+            cv2.resize(source.take(rows, 0).take(cols, 1), (w, h), interpolation=cv2.INTER_LINEAR), np.uint8
+        )
     c, s = np.cos(angle) / zoom, np.sin(angle) / zoom
     matrix = np.array([[c, s, start[0]], [-s, c, start[1]]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return np.asarray(cv2.warpAffine(source, matrix, (w, h), flags=flags, borderMode=border), np.uint8)
+
+
+def continued(start: int, count: int, side: int, border: int) -> NDArray[np.int64]:
+    """`count` indices from `start` on into an axis of `side`, that goes round or back and forth."""
+    at = np.arange(start, start + count)
+    if border == cv2.BORDER_WRAP:
+        return at % side
+    at %= 2 * side - 2
+    return np.minimum(at, 2 * side - 2 - at)
 
 
 def windows(rng: Rng, photo: Pixels, count: int = 24) -> list[Pixels]:
