@@ -36,6 +36,9 @@ class Place:
     lying: bool = False
 
 
+Shape = tuple[Box, Image]  # a window and an array over it
+
+
 class Painter:
     """One scene in the making: canvas, light, config and the stream of random numbers."""
 
@@ -74,33 +77,39 @@ class Painter:
         box = window([r for p, some in zip(thing, rings, strict=True) if p.parent < 0 for r in some], self.size, 3)
         if box is None:
             return None
-        shapes: list[tuple[Box, Image] | None] = []
+        shapes: list[Shape | None] = []
         whole = np.zeros((box[1] - box[0], box[3] - box[2]), np.float32)
         for piece, some in zip(thing, rings, strict=True):
-            shapes.append(self._shape(some, (box, None) if piece.parent < 0 else shapes[piece.parent]))
-            if piece.parent < 0 and shapes[-1] is not None:
-                part_of(whole, box, shapes[-1][0])[...] = np.maximum(part_of(whole, box, shapes[-1][0]), shapes[-1][1])
+            shape = self._shape(some, (box, None) if piece.parent < 0 else shapes[piece.parent])
+            shapes.append(shape)
+            if piece.parent < 0 and shape is not None:
+                np.maximum(part_of(whole, box, shape[0]), shape[1], out=part_of(whole, box, shape[0]))
         if (whole > 0.5).sum() < SMALLEST:
             return None
         if self.shadows:
             self._shadow(box, whole, place.lying)
         number = self.canvas.claim(box, whole > 0.5, parent)
-        surroundings = self._surroundings(box) if look.hidden else None
-        numbers: list[int] = []
-        single = sum(p.parent < 0 for p in thing) == 1
-        for i, (piece, shape) in enumerate(zip(thing, shapes, strict=True)):
-            above = number if piece.parent < 0 else numbers[piece.parent]
-            numbers.append(above)
-            if shape is None or (piece.parent >= 0 and not look.parts):
-                continue
-            material = look.materials[i if look.parts else 0]
-            under = None if surroundings is None else part_of(surroundings, box, shape[0])
-            self.canvas.blend(shape[0], self.surface(material, look, shape[1], under), shape[1])
-            if look.parts and piece.target and not (single and piece.parent < 0):
-                numbers[-1] = self.canvas.claim(shape[0], shape[1] > 0.5, above)
+        self._paint(thing, shapes, look, number, self._surroundings(box) if look.hidden else None)
         return number
 
-    def _shape(self, rings: list[Points], above: tuple[Box, Image | None] | None) -> tuple[Box, Image] | None:
+    def _paint(
+        self, thing: Thing, shapes: list[Shape | None], look: Look, whole: int, surroundings: Shape | None
+    ) -> None:
+        """The pieces of a thing in their order; those that are targets get numbers below the whole's."""
+        numbers: list[int] = []
+        single = sum(p.parent < 0 for p in thing) == 1  # then the silhouette's one piece is the whole
+        for piece, shape, material in zip(thing, shapes, look.materials, strict=True):
+            numbers.append(whole if piece.parent < 0 else numbers[piece.parent])
+            if shape is None or (piece.parent >= 0 and not look.parts):
+                continue
+            box, alpha = shape
+            under = None if surroundings is None else part_of(surroundings[1], surroundings[0], box)
+            surface = self.surface(material if look.parts else look.materials[0], look, alpha, under)
+            self.canvas.blend(box, surface, alpha)
+            if look.parts and piece.target and not (single and piece.parent < 0):
+                numbers[-1] = self.canvas.claim(box, alpha > 0.5, numbers[-1])
+
+    def _shape(self, rings: list[Points], above: tuple[Box, Image | None] | None) -> Shape | None:
         """Window and alpha of one piece, inside those of its parent."""
         box = window(rings, self.size, 2)
         if box is None or above is None:
@@ -130,7 +139,7 @@ class Painter:
             colour *= slope(rng, h, w, rng.uniform(0, 0.6))[..., None]
         return colour
 
-    def _surroundings(self, box: Box) -> Image:
+    def _surroundings(self, box: Box) -> Shape:
         """Pixels from beside the window, as large as it, in a slightly other tone."""
         y0, y1, x0, x1 = box
         h, w = y1 - y0, x1 - x0
@@ -138,7 +147,8 @@ class Painter:
         x = int(np.clip(x0 + self.rng.integers(-w, w + 1), 0, self.size - w))
         patch = self.canvas.image[y : y + h, x : x + w, :]
         tone = self.rng.normal(1, 0.12) + self.rng.normal(0, 0.03, 3)
-        return np.asarray(patch[::-1] if self.rng.random() < 0.5 else patch, np.float32) * tone.astype(np.float32)
+        flipped = patch[::-1] if self.rng.random() < 0.5 else patch
+        return box, np.asarray(flipped, np.float32) * tone.astype(np.float32)
 
     def _shadow(self, box: Box, alpha: Image, lying: bool) -> None:
         """A shadow may fall outside the thing's own window."""
