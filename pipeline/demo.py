@@ -22,12 +22,12 @@ def demo_images(count: int, seed: int = 7) -> dict[str, np.ndarray]:
     """`count` pictures: scikit-image's free photographs first, then drawn scenes."""
     rng = np.random.default_rng(seed)
     textures = Textures(free_pictures())
-    photographs = SceneConfig(cells=0)
+    photographs = SceneConfig(closeup=0, crowd=0, tiling=0, cells=0)
     images = {name: shrink(to_rgb(getattr(skimage.data, name)())) for name in PHOTOS[: count // 2]}
     for i in range(count - len(images)):
         width, height = SIZES[i % len(SIZES)]
         scene = draw_scene(rng, photographs, textures, max(width, height)).image
-        images[f"scene-{i:02d}"] = scene[:height, :width]
+        images[f"scene-{i:02d}"] = scene[-height:, :width]  # things stand below
     return images
 
 

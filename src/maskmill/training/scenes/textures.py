@@ -51,7 +51,7 @@ class Textures:
         self.bank = [np.clip(f * LEVELS + 128, 0, 255).astype(np.uint8) for f in make_bank(seed)]
         self.windows = [w for p in photos for w in windows(rng, p)]
         self.means = [w.mean((0, 1)) / 255 for w in self.windows]
-        self.even = np.flatnonzero([evenness(w) > 0.8 for w in self.windows])
+        self.even = np.array([evenness(w) > 0.8 for w in self.windows], bool)
         # colours of the world: pixels of the photographs, averaged a little
         coloured = [p for p in photos if np.ptp(p[::8, ::8].astype(int), axis=-1).mean() > 20]
         small = [cv2.resize(p, (32, 32), interpolation=cv2.INTER_AREA).reshape(-1, 3) for p in coloured]
@@ -71,7 +71,8 @@ class Textures:
         same all over, because a region with a cup on it is two regions."""
         patch = -1
         if chance(rng, photos) and self.windows:
-            patch = int(rng.choice(self.even if even and len(self.even) else len(self.windows)))
+            wanted = self.even if (even or rng.random() < 0.6) and self.even.any() else ~self.even
+            patch = int(rng.choice(np.flatnonzero(wanted if wanted.any() else ~wanted)))
         strength = between(rng, 0.02, 0.25)
         swing = np.stack([strength * rng.normal(1, 0.25, 3), 0.4 * strength * rng.normal(0, 1, 3)])
         natural = rng.random() < 0.65
@@ -99,8 +100,11 @@ class Textures:
         level = np.arange(256)[:, None]
         if material.patch >= 0:
             source = self.windows[material.patch]
-            x, y = rng.uniform(0, source.shape[1]), rng.uniform(0, source.shape[0])
-            pixels = warped(source, h, w, min(material.zoom, 1.6), material.angle, (x, y), cv2.BORDER_REFLECT_101)
+            if self.even[material.patch]:
+                start = (rng.uniform(0, source.shape[1]), rng.uniform(0, source.shape[0]))
+                pixels = warped(source, h, w, min(material.zoom, 1.6), material.angle, start, cv2.BORDER_REFLECT_101)
+            else:  # a motif: shown once, not as wallpaper
+                pixels = np.asarray(cv2.resize(source, (w, h), interpolation=cv2.INTER_LINEAR), np.uint8)
             mean = self.means[material.patch]
             hue = 1 + material.tint * np.clip(
                 material.base / material.base.mean() - 1, -0.5, 0.5
