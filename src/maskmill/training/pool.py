@@ -60,8 +60,10 @@ def fill_pool(folder: Path, chunks: int, size: int, photos: Sequence[Photo], wor
     """Draw what is missing of `chunks` files in `folder`; may be stopped and started again."""
     folder.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(1)
-    textures = Textures(free_pictures() + [p.image for p in photos])
     missing = [i for i in range(chunks) if not (folder / f"{i:04d}.npz").exists()]
+    if not missing:
+        return
+    textures = Textures(free_pictures() + [p.image for p in photos])
     jobs = [(i, size, photos, textures, folder / f"{i:04d}.npz", scenes) for i in missing]
     if workers <= 1:
         for job in jobs:
