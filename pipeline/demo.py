@@ -12,7 +12,7 @@ import skimage.data
 from PIL import Image
 
 from maskmill.training.photos import free_pictures
-from maskmill.training.scenes import Textures, layered_scene
+from maskmill.training.scenes import SceneConfig, Textures, draw_scene
 
 PHOTOS = ("coins", "cat", "coffee", "rocket", "astronaut", "camera")  # free pictures inside scikit-image's wheel
 SIZES = ((640, 480), (480, 640), (600, 600), (640, 400))  # (width, height)
@@ -21,12 +21,13 @@ SIZES = ((640, 480), (480, 640), (600, 600), (640, 400))  # (width, height)
 def demo_images(count: int, seed: int = 7) -> dict[str, np.ndarray]:
     """`count` pictures: scikit-image's free photographs first, then drawn scenes."""
     rng = np.random.default_rng(seed)
-    photos = free_pictures()
+    textures = Textures(free_pictures())
+    photographs = SceneConfig(closeup=0, crowd=0, tiling=0, cells=0)
     images = {name: shrink(to_rgb(getattr(skimage.data, name)())) for name in PHOTOS[: count // 2]}
     for i in range(count - len(images)):
         width, height = SIZES[i % len(SIZES)]
-        scene = layered_scene(rng, Textures(photos), max(width, height)).image
-        images[f"scene-{i:02d}"] = scene[:height, :width]
+        scene = draw_scene(rng, photographs, textures, max(width, height)).image
+        images[f"scene-{i:02d}"] = scene[-height:, :width]  # things stand below
     return images
 
 

@@ -28,7 +28,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from maskmill.errors import UserError
 from maskmill.training.nano_trainer import Phase, TrainConfig, Trainer
 from maskmill.training.photos import Photo, read_tar, resized
-from maskmill.training.pool import Packed, View, fill_pool, pack_photos, read_pool, view_stream
+from maskmill.training.pool import CROWDS, Packed, View, fill_pool, pack_photos, read_pool, view_stream
+from maskmill.training.scenes import SceneConfig
 
 
 class Views(IterableDataset[View]):
@@ -61,8 +62,8 @@ def collate(views: list[View]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def train(cfg: TrainConfig, out: Path, photos: list[Photo]) -> None:
     """Train for `cfg.minutes` of its own running time, resuming what `out` holds."""
     out.mkdir(parents=True, exist_ok=True)
-    fill_pool(out / "pool", cfg.chunks, cfg.scene_size, photos, os.cpu_count() or 1)
-    fill_pool(out / "crowds", cfg.crowd_chunks, cfg.scene_size, [], os.cpu_count() or 1, crowds=1.0)
+    fill_pool(out / "pool", cfg.chunks, cfg.scene_size, photos, os.cpu_count() or 1, SceneConfig())
+    fill_pool(out / "crowds", cfg.crowd_chunks, cfg.scene_size, [], os.cpu_count() or 1, CROWDS)
     human, regions = pack_photos(photos, out / "regions")
     rest = 1 - cfg.photo_share - cfg.region_share - cfg.crowd_share
     sources = [

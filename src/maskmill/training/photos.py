@@ -17,7 +17,10 @@ from PIL import Image as PilImage
 from pycocotools import mask as coco_mask
 
 from maskmill.errors import UserError
-from maskmill.training.scenes import Canvas, Mask, Rng, Sample, Textures, recolour
+from maskmill.training.scenes import Canvas, Image, Mask, Rng, Sample, SceneConfig, Textures, recolour
+from maskmill.training.scenes.canvas import Box
+from maskmill.training.scenes.degrade import photograph
+from maskmill.training.scenes.lighting import cast_shadow, random_light
 
 # pictures inside scikit-image's wheel that are public domain, CC0 or without known restrictions
 FREE_PICTURES = (
@@ -104,18 +107,20 @@ def paste_scene(rng: Rng, photos: Sequence[Photo], textures: Textures, size: int
     if rng.random() < 0.5:
         back = photos[int(rng.integers(len(photos)))]
         image, masks = square_crop(rng, back, size)
-        canvas = Canvas(recolour(rng, image) if rng.random() < 0.3 else image)
-        canvas.masks = list(masks)
+        canvas = Canvas(recolour(rng, image) if rng.random() < 0.3 else image, masks)
     else:
-        canvas = Canvas(textures.patch(rng, size, size))
-        canvas.masks.append(np.ones((size, size), bool))
-    count = int(rng.integers(2, 14))
+        canvas = Canvas(textures.render(rng, textures.material(rng, 0.7, even=True), size, size))
+        canvas.claim((0, size, 0, size), np.ones((size, size), bool))
+    light, count = random_light(rng), int(rng.integers(2, 14))
     for side in np.sort(np.exp(rng.uniform(np.log(size * 0.05), np.log(size * 0.75), count)))[::-1]:
         pasted = cut_out(rng, photos, float(side), size)
         if pasted is not None:
-            mask, (y0, x0), patch = pasted
-            canvas.paint(rng, mask, _window(mask, (y0, x0), patch))
-    return canvas.finish(rng)
+            box, alpha, colours = pasted
+            if rng.random() < 0.35:
+                cast_shadow(rng, light, canvas.image[box[0] : box[1], box[2] : box[3]], alpha, lying=False)
+            canvas.blend(box, colours, alpha)
+            canvas.claim(box, alpha > 0.5)
+    return canvas.finish(photograph(rng, SceneConfig(), textures, canvas.image))
 
 
 def square_crop(rng: Rng, photo: Photo, size: int) -> tuple[NDArray[np.float32], Mask]:
@@ -129,12 +134,10 @@ def square_crop(rng: Rng, photo: Photo, size: int) -> tuple[NDArray[np.float32],
     return np.asarray(image, np.float32) / np.float32(255), np.stack(masks)
 
 
-def cut_out(
-    rng: Rng, photos: Sequence[Photo], side: float, size: int
-) -> tuple[Mask, tuple[int, int], NDArray[np.float32]] | None:
+def cut_out(rng: Rng, photos: Sequence[Photo], side: float, size: int) -> tuple[Box, Image, Image] | None:
     """A segment of some photo, turned, flipped, recoloured, its long side about `side` pixels.
 
-    Returns its mask on a size x size canvas, the (row, column) of its box and the box's pixels; None for a sliver.
+    Returns its window on a size x size canvas, and the alpha and the pixels over it; None for a sliver.
     """
     photo = photos[int(rng.integers(len(photos)))]
     index = np.nonzero(photo.things)[0] if rng.random() < 0.75 and photo.things.any() else np.arange(len(photo.masks))
@@ -151,27 +154,12 @@ def cut_out(
     turn[:, 2] = -low
     w, h = (int(np.clip(v, 4, size)) for v in np.ceil(high - low))
     patch = cv2.warpAffine(photo.image[y0:y1, x0:x1], turn, (w, h), borderMode=cv2.BORDER_REFLECT)
-    local = np.asarray(cv2.warpAffine(mask[y0:y1, x0:x1].astype(np.uint8) * 255, turn, (w, h)) > 127)
+    local = cv2.warpAffine(mask[y0:y1, x0:x1].astype(np.uint8) * 255, turn, (w, h))
     oy, ox = int(rng.integers(-h // 3, size - h // 2)), int(rng.integers(-w // 3, size - w // 2))
-    canvas = np.zeros((size, size), bool)
-    ya, yb, xa, xb = max(0, oy), min(size, oy + h), max(0, ox), min(size, ox + w)
-    if yb <= ya or xb <= xa:
+    box = (max(0, oy), min(size, oy + h), max(0, ox), min(size, ox + w))
+    if box[1] <= box[0] or box[3] <= box[2]:
         return None
-    canvas[ya:yb, xa:xb] = local[ya - oy : yb - oy, xa - ox : xb - ox]
-    colours = np.asarray(patch, np.float32) / np.float32(255)
-    return canvas, (oy, ox), recolour(rng, colours) if rng.random() < 0.4 else colours
-
-
-class _window:
-    """Gives `Canvas.paint` the pixels of a pasted patch for the box that it asks for (the mask's, padded by 6)."""
-
-    def __init__(self, mask: Mask, origin: tuple[int, int], patch: NDArray[np.float32]) -> None:
-        ys, xs = np.nonzero(mask)
-        self.top = max(0, int(ys.min()) - 6) - origin[0] if len(ys) else 0
-        self.left = max(0, int(xs.min()) - 6) - origin[1] if len(xs) else 0
-        self.patch = patch
-
-    def __call__(self, h: int, w: int) -> NDArray[np.float32]:
-        rows = np.clip(np.arange(self.top, self.top + h), 0, self.patch.shape[0] - 1)
-        cols = np.clip(np.arange(self.left, self.left + w), 0, self.patch.shape[1] - 1)
-        return self.patch[rows[:, None], cols[None, :]]
+    seen = slice(box[0] - oy, box[1] - oy), slice(box[2] - ox, box[3] - ox)
+    colours = np.asarray(patch[seen], np.float32) / np.float32(255)
+    alpha = np.asarray(local[seen], np.float32) / np.float32(255)
+    return box, alpha, recolour(rng, colours) if rng.random() < 0.4 else colours

@@ -1,7 +1,7 @@
 """The training set of `nano`: a pool of drawn scenes on disk, photographs, and random views of both.
 
-Scenes cost about 60 ms each, too dear to draw at every step on a CPU, so a few thousand are drawn once and seen
-through random crops, flips and colours. Photographs are seen the same way.
+Scenes cost tens of milliseconds each, too dear to draw at every step on a CPU, so a few thousand are drawn once and
+seen through random crops, flips and colours. Photographs are seen the same way.
 """
 
 import os
@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskmill.training.photos import Photo, free_pictures, paste_scene, superpixels
-from maskmill.training.scenes import Rng, Sample, Textures, crowd_scene, layered_scene
+from maskmill.training.scenes import Rng, Sample, SceneConfig, Textures, draw_scene
 
 CHUNK = 40  # scenes in one file
 MOST = 32  # masks kept of one scene
+PASTED = 0.4  # share of scenes made of pasted photographs, if there are any
+CROWDS = SceneConfig(landscape=0, room=0, closeup=0, pile=0, crowd=0.3, tiling=0.1, cells=0.6)
 
 
 @dataclass(frozen=True)
@@ -34,21 +36,19 @@ class Packed:
 
 
 def draw_chunk(
-    seed: int, size: int, photos: Sequence[Photo], textures: Textures, path: Path, crowds: float = 0.15
+    seed: int, size: int, photos: Sequence[Photo], textures: Textures, path: Path, config: SceneConfig
 ) -> None:
-    """Draw CHUNK scenes of the given side into one file: crowds by share, pasted photographs if any, else layers."""
+    """Draw CHUNK scenes of the given side into one file; where there are photographs, PASTED of them are pasted."""
     rng = np.random.default_rng(seed)
     scenes: list[Sample] = []
     while len(scenes) < CHUNK:
-        if rng.random() < crowds:
-            sample = crowd_scene(rng, textures, size)
-        elif photos and rng.random() < 0.47:
+        if photos and rng.random() < PASTED:
             sample = paste_scene(rng, photos, textures, size)
         else:
-            sample = layered_scene(rng, textures, size)
+            sample = draw_scene(rng, config, textures, size)
         if len(sample.masks):
             keep = rng.permutation(len(sample.masks))[:MOST]
-            scenes.append(Sample(sample.image, sample.masks[keep]))
+            scenes.append(Sample(sample.image, sample.masks[keep], sample.parents[keep]))
     bits = np.concatenate([np.packbits(s.masks, axis=-1) for s in scenes])
     partial = path.with_suffix(f".{os.getpid()}.partial")
     with partial.open("wb") as file:
@@ -56,15 +56,15 @@ def draw_chunk(
     partial.replace(path)
 
 
-def fill_pool(
-    folder: Path, chunks: int, size: int, photos: Sequence[Photo], workers: int, crowds: float = 0.15
-) -> None:
+def fill_pool(folder: Path, chunks: int, size: int, photos: Sequence[Photo], workers: int, scenes: SceneConfig) -> None:
     """Draw what is missing of `chunks` files in `folder`; may be stopped and started again."""
     folder.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(1)
-    textures = Textures(free_pictures() + [p.image for p in photos])
     missing = [i for i in range(chunks) if not (folder / f"{i:04d}.npz").exists()]
-    jobs = [(i, size, photos, textures, folder / f"{i:04d}.npz", crowds) for i in missing]
+    if not missing:
+        return
+    textures = Textures(free_pictures() + [p.image for p in photos])
+    jobs = [(i, size, photos, textures, folder / f"{i:04d}.npz", scenes) for i in missing]
     if workers <= 1:
         for job in jobs:
             draw_chunk(*job)
@@ -77,7 +77,7 @@ def fill_pool(
             pass
 
 
-_JOBS: list[tuple[int, int, Sequence[Photo], Textures, Path, float]] = []
+_JOBS: list[tuple[int, int, Sequence[Photo], Textures, Path, SceneConfig]] = []
 
 
 def _run_job(index: int) -> None:
