@@ -29,7 +29,7 @@ from maskmill.pipeline.plan import read_plan
 from maskmill.pipeline.unit import Task
 from maskmill.pipeline.worker import Worker
 from maskmill.report import shelves, viewer
-from maskmill.report.originals import MissingOriginal, Originals
+from maskmill.storage.originals import MissingOriginal, Originals
 from maskmill.report.server import serve
 from maskmill.report.shelves import Shelves
 from maskmill.report.viewer import Viewer

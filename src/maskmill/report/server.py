@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from maskmill.errors import UserError
-from maskmill.report.originals import MissingOriginal
+from maskmill.storage.originals import MissingOriginal
 from maskmill.report.viewer import Viewer
 
 STATIC = files("maskmill") / "report" / "static"

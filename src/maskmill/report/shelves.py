@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from maskmill.errors import UserError
-from maskmill.report.originals import Kept
+from maskmill.storage.originals import Kept
 from maskmill.report.sample import read_rows
 from maskmill.storage import remote
 from maskmill.storage.build import Build
