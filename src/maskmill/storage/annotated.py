@@ -4,7 +4,6 @@ A build, an SA-1B-style set (a folder of images with a .json beside each, or tar
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -49,7 +48,7 @@ class Annotated:
 class AnnotatedSet(Protocol):
     """Annotated images by number. `names` tells them apart and never holds an absolute path."""
 
-    names: Sequence[str]
+    names: list[str]
 
     def read(self, i: int) -> Annotated:
         """The i-th. UserError, in one line, if the image or its masks cannot be read or do not fit each other."""
