@@ -137,7 +137,8 @@ class OptimConfig:
 @dataclass(frozen=True)
 class TrainRun:
     """How the work is done. images_per_pass: how many go through the encoder at once; gradients add up until `images`
-    are done. save_every and log_every: steps. workers: processes that read images. tensorboard needs its package."""
+    are done. save_every and log_every: steps. workers: processes that read images. embeddings: where `cache` keeps
+    them, OUT/embeddings by default; several runs may share it. tensorboard needs its package."""
 
     device: str | None = None
     precision: str = "float32"
@@ -146,6 +147,7 @@ class TrainRun:
     threads: int | None = None
     save_every: int = 500
     log_every: int = 10
+    embeddings: str | None = None
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
