@@ -29,11 +29,11 @@ from maskmill.pipeline.plan import read_plan
 from maskmill.pipeline.unit import Task
 from maskmill.pipeline.worker import Worker
 from maskmill.report import shelves, viewer
-from maskmill.report.originals import MissingOriginal, Originals
 from maskmill.report.server import serve
 from maskmill.report.shelves import Shelves
 from maskmill.report.viewer import Viewer
 from maskmill.storage.build import Build
+from maskmill.storage.originals import MissingOriginal, Originals
 from maskmill.storage.pixels import decode_image
 from maskmill.storage.schemas import mask_rows
 from maskmill.storage.sources import read_items

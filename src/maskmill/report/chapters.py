@@ -12,8 +12,8 @@ from maskmill.config import GenerateConfig
 from maskmill.report import gallery, sections
 from maskmill.report.detail import read_extremes
 from maskmill.report.facts import Facts, swept
-from maskmill.report.originals import MissingOriginal
 from maskmill.report.refilter import floors, generate_config
+from maskmill.storage.originals import MissingOriginal
 from maskmill.storage.pixels import decode_image
 
 

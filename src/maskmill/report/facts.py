@@ -10,12 +10,12 @@ import yaml
 from maskmill.config import FilterConfig, from_tree
 from maskmill.errors import UserError
 from maskmill.report.detail import Detail, read_detail
-from maskmill.report.originals import Originals
 from maskmill.report.refilter import Candidates, candidates_of, floors, generate_config, sweep
 from maskmill.report.sample import Part, Sample, draw, read_rows, read_sample
 from maskmill.report.sections import SCORES
 from maskmill.storage.build import Build
 from maskmill.storage.files import exists, read_bytes
+from maskmill.storage.originals import Originals
 from maskmill.storage.schemas import MASKS
 
 ROWS = 1_000_000  # masks and candidates whose columns are read

@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from maskmill.errors import UserError
-from maskmill.report.originals import MissingOriginal
 from maskmill.report.viewer import Viewer
+from maskmill.storage.originals import MissingOriginal
 
 STATIC = files("maskmill") / "report" / "static"
 HOST = "127.0.0.1"

@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from maskmill.errors import UserError
-from maskmill.report.originals import Kept
 from maskmill.report.sample import read_rows
 from maskmill.storage import remote
 from maskmill.storage.build import Build
 from maskmill.storage.ledger import DataFile, Manifest, file_name
+from maskmill.storage.originals import Kept
 
 SHELF = 1000  # images
 FRESH = 5.0  # seconds after which the ledger is listed again: the build may be running

@@ -15,13 +15,13 @@ from maskmill.config import FilterConfig, GenerateConfig, from_tree
 from maskmill.errors import UserError
 from maskmill.filters.apply import dropped_by
 from maskmill.report.facts import filter_settings
-from maskmill.report.originals import Kept, MissingOriginal, Originals
 from maskmill.report.refilter import candidates_of, check_floor, floors, generate_config
 from maskmill.report.sample import layer_prompts
 from maskmill.report.shelves import Entry, Shelves
 from maskmill.report.stats import crop_layers
 from maskmill.storage.build import Build
 from maskmill.storage.files import exists
+from maskmill.storage.originals import Kept, MissingOriginal, Originals
 from maskmill.storage.pixels import decode_image
 from maskmill.storage.schemas import chosen_rows
 

@@ -44,25 +44,18 @@ class Kept(Generic[V]):
         return value
 
 
-class Originals:
-    """The images that a build was made from, read where its plan says that they lie, or where `images` says now."""
+class ShardReader:
+    """Encoded images by shard and key. shards: name -> (kind, url)."""
 
-    def __init__(self, build: Build, images: str | None = None) -> None:
-        path = build.path / "plan.parquet"
-        plan = read_table(path, ["kind", "shard", "url"]) if exists(path) else None
-        shards = {} if plan is None else plan.group_by(["kind", "shard", "url"]).aggregate([]).to_pydict()
-        rows = zip(*(shards.get(name, []) for name in ("shard", "kind", "url")), strict=True)
-        self.shards: dict[str, tuple[str, str]] = {shard: (kind, url) for shard, kind, url in rows}
-        if images is not None:
-            now = scan(images)
-            self.shards = {shard.name: (now.kind, shard.url) for shard in now.shards}
+    def __init__(self, shards: dict[str, tuple[str, str]]) -> None:
+        self.shards = shards
         self.members: Kept[dict[str, tuple[int, int]]] = Kept(OPENED)
         self.rows: Kept[dict[str, int]] = Kept(OPENED)
 
     def read(self, shard: str, key: str) -> bytes:
         """The encoded image. MissingOriginal: it, or its shard, is gone, unreadable, or was never known."""
         if shard not in self.shards:
-            raise MissingOriginal(f"the build does not say where {shard!r} lies")
+            raise MissingOriginal(f"the source does not say where {shard!r} lies")
         kind, url = self.shards[shard]
         try:
             if kind == "folder":
@@ -109,3 +102,18 @@ class Originals:
         if item is None or item.data is None:
             raise MissingOriginal(f"{url} has no image {key!r}" if item is None else f"{url} {key}: {item.error}")
         return item.data
+
+
+class Originals(ShardReader):
+    """The images that a build was made from, read where its plan says that they lie, or where `images` says now."""
+
+    def __init__(self, build: Build, images: str | None = None) -> None:
+        path = build.path / "plan.parquet"
+        plan = read_table(path, ["kind", "shard", "url"]) if exists(path) else None
+        named = {} if plan is None else plan.group_by(["kind", "shard", "url"]).aggregate([]).to_pydict()
+        rows = zip(*(named.get(name, []) for name in ("shard", "kind", "url")), strict=True)
+        shards: dict[str, tuple[str, str]] = {shard: (kind, url) for shard, kind, url in rows}
+        if images is not None:
+            now = scan(images)
+            shards = {shard.name: (now.kind, shard.url) for shard in now.shards}
+        super().__init__(shards)

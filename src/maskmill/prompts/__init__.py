@@ -1,0 +1,1 @@
+"""Simulated annotators: prompts made from a mask that is known."""

@@ -1,0 +1,45 @@
+"""What may be done to an image and its masks before they go to the model."""
+
+import cv2
+import numpy as np
+
+from maskmill.sam.resize import resize
+
+
+def symmetry(
+    image: np.ndarray, masks: np.ndarray, kind: str, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """H x W x 3 and N x H x W, mirrored by chance, or with `square` turned by quarters too."""
+    if kind == "none":
+        return image, masks
+    turns, mirrored = (int(rng.integers(4)) if kind == "square" else 0), bool(rng.integers(2))
+    image, masks = np.rot90(image, turns), np.rot90(masks, turns, (1, 2))
+    if mirrored:
+        image, masks = image[:, ::-1], masks[..., ::-1]
+    return np.ascontiguousarray(image), np.ascontiguousarray(masks)
+
+
+def window(
+    height: int, width: int, side: int, scale: float, rng: np.random.Generator
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Large-scale jitter (Ghiasi et al., arXiv 2012.07177): the image's size when its longer side is `scale` x `side`,
+    and the top-left corner of the window of at most side x side that is taken of it."""
+    factor = scale * side / max(height, width)
+    h, w = max(1, round(height * factor)), max(1, round(width * factor))
+    top, left = (int(rng.integers(0, max(0, n - side) + 1)) for n in (h, w))
+    return (h, w), (top, left)
+
+
+def resized(image: np.ndarray, size: tuple[int, int], corner: tuple[int, int], side: int) -> np.ndarray:
+    """The image at `size`, and of it at most side x side from `corner` on."""
+    top, left = corner
+    return resize(image, *size)[top : top + side, left : left + side]
+
+
+def resized_mask(mask: np.ndarray, size: tuple[int, int], corner: tuple[int, int], side: int) -> np.ndarray:
+    """bool H x W, likewise: a pixel is inside where most of its area was."""
+    smaller = size[0] < mask.shape[0]
+    filter_ = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    grey = cv2.resize(mask.view(np.uint8) * np.uint8(255), (size[1], size[0]), interpolation=filter_)
+    top, left = corner
+    return np.asarray(grey[top : top + side, left : left + side] > 127)

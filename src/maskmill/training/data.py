@@ -1,0 +1,122 @@
+"""Training samples by number. Sample n is the same whoever makes it and whenever: a run resumes by counting on."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from maskmill.errors import UserError
+from maskmill.masks.rle import area, decode
+from maskmill.sam.resize import resize
+from maskmill.storage.annotated import Annotated, AnnotatedSet, open_annotated
+from maskmill.training.augment import resized, resized_mask, symmetry, window
+from maskmill.training.config import DataConfig, TrainConfig
+from maskmill.training.losses import target_grid
+
+ORDER, SAMPLE, PROMPTS = 0, 1, 2  # streams of chance
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image as the model takes it: pixels uint8 3 x h x w, masks bool N x h x w (N may be 0)."""
+
+    number: int
+    name: str
+    pixels: Tensor
+    masks: Tensor
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A sample that cannot be had: an error that a worker process hands on."""
+
+    words: str
+
+
+class Samples(Dataset[Example | Broken]):
+    """Endless: epoch after epoch, each in an order of its own.
+
+    input_size: height, width -> the size that the model takes them at; side: the longest side of that.
+    """
+
+    def __init__(self, cfg: TrainConfig, input_size: Callable[[int, int], tuple[int, int]], side: int) -> None:
+        if not cfg.data.sources:
+            raise UserError("no training data: give --data PATH, or data.sources in the config")
+        self.cfg, self.input_size, self.side = cfg, input_size, side
+        self.sets: list[AnnotatedSet] = []
+        self.entries: list[tuple[int, int]] = []  # set, image
+        for n, source in enumerate(cfg.data.sources):
+            self.sets.append(open_annotated(source.path, source.images, source.filter))
+            count = min(len(self.sets[-1].names), source.limit or len(self.sets[-1].names))
+            self.entries += [(n, i) for i in range(count)] * source.repeat
+        self.order = lru_cache(2)(self._order)
+
+    @property
+    def fingerprint(self) -> str:
+        """What is trained on, by name; places may change."""
+        names = "\n".join(f"{n}/{self.sets[n].names[i]}" for n, i in self.entries)
+        return f"{len(self.entries)} images, {hashlib.sha256(names.encode()).hexdigest()[:16]}"
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.cfg.seed, ORDER, epoch]).permutation(len(self.entries))
+
+    def __getitem__(self, number: int) -> Example | Broken:
+        epoch, place = divmod(number, len(self.entries))
+        which, i = self.entries[int(self.order(epoch)[place])]
+        try:
+            annotated = self.sets[which].read(i)
+        except UserError as e:
+            return Broken(str(e))
+        rng = np.random.default_rng([self.cfg.seed, SAMPLE, number])
+        return self.example(number, annotated, rng)
+
+    def example(self, number: int, found: Annotated, rng: np.random.Generator) -> Example:
+        """At the model's size, with up to `masks_per_image` of the masks."""
+        data, image = self.cfg.data, found.image
+        height, width = image.shape[:2]
+        corner = (0, 0)
+        if data.jitter is not None:
+            size, corner = window(height, width, self.side, float(rng.uniform(*data.jitter)), rng)
+            pixels = resized(image, size, corner, self.side)
+        else:
+            size = self.input_size(height, width)
+            pixels = resize(image, *size)
+        masks = self.pick(usable(found, data), (height, width), size, corner, rng)
+        pixels, masks = symmetry(pixels, masks, data.symmetry, rng)
+        return Example(
+            number,
+            found.name,
+            torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
+            torch.from_numpy(masks),
+        )
+
+    def pick(
+        self,
+        counts: list[str],
+        shape: tuple[int, int],
+        size: tuple[int, int],
+        corner: tuple[int, int],
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """Random masks, N x h x w. One that is too small for the loss's grid at this size is passed over."""
+        kept: list[np.ndarray] = []
+        for i in rng.permutation(len(counts)):
+            if len(kept) == self.cfg.data.masks_per_image:
+                break
+            mask = resized_mask(decode(counts[i], *shape), size, corner, self.side)
+            if (target_grid(torch.from_numpy(mask)[None], self.cfg.loss.stride) > 0.5).any():
+                kept.append(mask)
+        inside = [min(n - c, self.side) for n, c in zip(size, corner, strict=True)]
+        return np.stack(kept) if kept else np.zeros((0, *inside), bool)
+
+
+def usable(found: Annotated, data: DataConfig) -> list[str]:
+    """The masks that are no crowd, not empty, and cover at most `max_area_share` of the image (appendix A: 90%)."""
+    height, width = found.image.shape[:2]
+    most = data.max_area_share * height * width
+    return [c for c in found.counts if 0 < area(c, height, width) <= most]

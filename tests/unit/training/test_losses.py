@@ -1,0 +1,72 @@
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from maskmill.training.config import LossConfig
+from maskmill.training.losses import dice_loss, focal_loss, on_grid, prompt_losses, target_grid, true_iou
+
+CFG = LossConfig()
+
+
+def focal_by_hand(x: np.ndarray, y: np.ndarray, alpha: float, gamma: float) -> float:
+    total = 0.0
+    for logit, t in zip(x.ravel(), y.ravel(), strict=True):
+        p = 1 / (1 + np.exp(-float(logit)))
+        pt, a = (p, alpha) if t else (1 - p, 1 - alpha)
+        total += -a * (1 - pt) ** gamma * np.log(pt)
+    return total / x.size
+
+
+def test_focal_loss_is_lins_formula() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(0, 3, (6, 7)), rng.random((6, 7)) < 0.3
+    got = focal_loss(torch.tensor(x), torch.tensor(y).double(), 0.25, 2.0)
+    assert np.isclose(got.item(), focal_by_hand(x, y, 0.25, 2.0))
+    half = focal_loss(torch.zeros(1, 4, 4), torch.ones(1, 4, 4), 0.25, 2.0)
+    assert np.isclose(half.item(), 0.25 * 0.25 * np.log(2))
+
+
+def test_dice_loss_by_hand() -> None:
+    y = torch.zeros(1, 4, 4)
+    y[0, :2] = 1  # 8 pixels
+    assert np.isclose(dice_loss(torch.zeros(1, 4, 4), y).item(), 1 - (2 * 4 + 1) / (8 + 8 + 1))
+    assert dice_loss(y * 80 - 40, y).item() < 1e-6
+    assert np.isclose(dice_loss(40 - y * 80, y).item(), 1 - 1 / 17)
+
+
+def test_iou_by_hand() -> None:
+    y = torch.tensor([[[1.0, 1.0, 0.0, 0.6]]])
+    x = torch.tensor([[[1.0, -1.0, 2.0, 0.1]]])
+    assert true_iou(x, y).item() == 0.5
+
+
+def test_only_the_best_of_three_masks_learns_but_every_score_does() -> None:
+    torch.manual_seed(0)
+    target = (torch.rand(5, 8, 8) > 0.5).float()
+    logits = torch.randn(5, 3, 8, 8, requires_grad=True)
+    scores = torch.rand(5, 3, requires_grad=True)
+    losses = prompt_losses(logits, scores, target, CFG)
+    losses.total.backward()
+    each = [
+        [20 * focal_by_hand(m.detach().numpy(), y.numpy(), 0.25, 2.0) + dice_loss(m[None], y[None]).item() for m in p]
+        for p, y in zip(logits, target, strict=True)
+    ]
+    square = float(((scores.detach() - true_iou(logits, target[:, None].expand_as(logits))) ** 2).mean())
+    assert np.isclose(losses.total.item(), np.min(each, 1).mean() + square, atol=1e-5)
+    assert logits.grad is not None and scores.grad is not None
+    learns = logits.grad.flatten(2).abs().sum(-1) > 0
+    assert learns.sum(1).tolist() == [1] * 5 and learns.int().argmax(1).tolist() == np.argmin(each, 1).tolist()
+    assert (scores.grad != 0).all()
+
+
+def test_grids_leave_out_the_padding() -> None:
+    masks = torch.zeros(1, 10, 13, dtype=torch.bool)
+    masks[0, :4, 4:8] = True
+    masks[0, 9, 12] = True
+    grid = target_grid(masks, 4)
+    assert grid.shape == (1, 3, 4) and grid[0, 0, 1] == 1 and grid[0, 2, 3] == 1 / 16 and grid.sum() == 1 + 1 / 16
+    assert torch.equal(target_grid(masks, 1), masks.float())
+    low = torch.randn(1, 3, 8, 8)  # an input of 32 pixels
+    assert torch.equal(on_grid(low, 4, (10, 13)), low[..., :3, :4])
+    fine = F.interpolate(low, (32, 32), mode="bilinear", align_corners=False)
+    assert torch.allclose(on_grid(low, 1, (10, 13)), fine[..., :10, :13])
