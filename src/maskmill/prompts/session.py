@@ -1,8 +1,8 @@
 """A simulated annotator at one image: accepts, fixes or rejects what is prefilled, then segments what is missing.
 
 The stages are the paper's (section 4): objects in order of prominence, and on to the next image once a mask takes
-longer than 30 seconds. What the annotator wants is known (the true masks); what it gets is the model's. Times are those of
-SAM 2's annotation model (appendix E.1.2): find the object 1 s, click 1.5 s; and 1 s to look at an answer.
+longer than 30 seconds. What the annotator wants is known (the true masks); what it gets is the model's. Times are those
+of SAM 2's annotation model (appendix E.1.2): find the object 1 s, click 1.5 s; and 1 s to look at an answer.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ class SessionConfig:
     """How annotators work. Seconds: `patience_s` for one object, then on to the next image.
 
     accept_iou: stop at this IoU with the object. prefill_accept, prefill_fix: a prefilled mask is accepted as it is
-    from the first, mended from the second, rejected below it. keep_iou: what is below it when patience ends is given up.
+    from the first, mended from the second, rejected below it. keep_iou: below it, what patience ended is given up.
     verify: false takes prefilled masks unseen (an ablation).
     """
 
@@ -151,7 +151,7 @@ class Done:
 
 
 def work_on(target: Mask, answer: Answer, cfg: SessionConfig, task: str, begun: tuple[Mask, np.ndarray] | None) -> Done:
-    """Click until the object is good enough or patience ends. `begun`: mask and logits to mend. The best answer stays."""
+    """Click until the object is good enough or patience ends; the best answer stays. `begun`: mask, logits to mend."""
     how = cfg.annotator if begun is None else replace(cfg.annotator, locate_s=0.0)
     work = Annotation(how, target, task_rng(cfg.seed, task))
     mask, logits = begun or (None, None)

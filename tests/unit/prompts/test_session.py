@@ -46,10 +46,10 @@ def test_prominent_objects_first() -> None:
 def test_patience_ends() -> None:
     """An object that never gets good: 11 clicks fit into 30 s; then the next image, whatever is left on this one."""
     never = grows([LARGE, SMALL], 99)
-    session = annotate_image([LARGE, SMALL], [], never, CFG, "i")
+    session = annotate_image([LARGE, SMALL], [], never, SessionConfig(click_noise=0, keep_iou=0.6), "i")
     assert session.seconds == 1 + 11 * 2.5 <= 30
     assert session.given_up == 1 and session.made == (), "half of it is below keep_iou"
-    kept = annotate_image([LARGE, SMALL], [], never, SessionConfig(click_noise=0, keep_iou=0.4), "i")
+    kept = annotate_image([LARGE, SMALL], [], never, SessionConfig(click_noise=0, keep_iou=0.5), "i")
     assert [m.edit for m in kept.made] == ["drawn"] and kept.made[0].clicks == 11 and kept.given_up == 0
 
 
