@@ -9,6 +9,7 @@ from maskmill import __version__
 from maskmill.errors import UserError
 from maskmill.pipeline.commands.common import BAD_INPUT, FAILED, RESUMABLE
 from maskmill.pipeline.commands.diff import diff
+from maskmill.pipeline.commands.engine import engine_command
 from maskmill.pipeline.commands.export import export
 from maskmill.pipeline.commands.filter import filter_command
 from maskmill.pipeline.commands.gc import gc
@@ -62,7 +63,22 @@ def main(debug: bool) -> None:
     """
 
 
-for command in (generate, plan, status, verify, retry, filter_command, diff, gc, report, view, export, imports, models):
+for command in (
+    generate,
+    plan,
+    status,
+    verify,
+    retry,
+    filter_command,
+    diff,
+    gc,
+    report,
+    view,
+    export,
+    imports,
+    models,
+    engine_command,
+):
     main.add_command(command)
 
 if __name__ == "__main__":

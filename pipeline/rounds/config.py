@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from maskmill.config import Config, ModelSection, at_least, from_tree, read_yaml, resolve
+from maskmill.config import Config, ModelSection, RunConfig, at_least, from_tree, read_yaml, resolve
 from maskmill.detect.head import DetectorConfig
 from maskmill.detect.train import DetectorTraining
 from maskmill.errors import UserError
+from maskmill.evaluate.config import EvaluateConfig
 from maskmill.prompts.session import SessionConfig
 from maskmill.training.config import TrainConfig
 
@@ -74,10 +75,9 @@ class GateConfig:
 
     enabled: bool = True
     tolerance: float = 0.0
-    masks: int = 300  # of the held-out part that are measured, at most
 
     def __post_init__(self) -> None:
-        at_least("gate", self, {"tolerance": 0, "masks": 1})
+        at_least("gate", self, {"tolerance": 0})
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,9 @@ class EngineConfig:
     semi: StageConfig = field(default_factory=lambda: StageConfig(rounds=2))
     prefill: PrefillConfig = field(default_factory=PrefillConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    measure: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(points_per_side=0))
     gate: GateConfig = field(default_factory=GateConfig)
+    run: RunConfig = field(default_factory=RunConfig)
     automatic: AutomaticConfig = field(default_factory=AutomaticConfig)
     retrain: bool = True
     seed: int = 0
