@@ -18,6 +18,7 @@ from maskmill.pipeline.commands.models import models
 from maskmill.pipeline.commands.report import report
 from maskmill.pipeline.commands.retry import retry
 from maskmill.pipeline.commands.status import status
+from maskmill.pipeline.commands.train import train
 from maskmill.pipeline.commands.verify import verify
 from maskmill.pipeline.commands.view import view
 
@@ -62,7 +63,10 @@ def main(debug: bool) -> None:
     """
 
 
-for command in (generate, plan, status, verify, retry, filter_command, diff, gc, report, view, export, imports, models):
+COMMANDS = (
+    generate, plan, status, verify, retry, filter_command, diff, gc, report, view, export, imports, train, models,
+)  # fmt: skip
+for command in COMMANDS:
     main.add_command(command)
 
 if __name__ == "__main__":
