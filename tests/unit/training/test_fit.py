@@ -187,20 +187,13 @@ def test_one_image_is_learned_by_heart(tmp_path: Path) -> None:
     cfg = config(
         tmp_path,
         1,
-        model={"drop_path": 0, "decoder_dropout": 0},
+        model={"name": "nano", "fresh": False, "train": "decoder", "drop_path": 0, "decoder_dropout": 0},
+        cache="float32",
         prompts={"clicks": 1, "empty": False},
-        optim={
-            "lr": 3e-3,
-            "steps": 150,
-            "warmup": 10,
-            "milestones": [120],
-            "images": 1,
-            "layer_decay": 1.0,
-            "clip": 1.0,
-        },
+        optim={"steps": 45, "warmup": 3, "milestones": [36], "images": 1, "clip": 1.0},
         loss={"stride": 2},
-        run={"log_every": 10, "save_every": 1000},
+        run={"log_every": 9, "save_every": 1000},
     )
     fit(cfg, str(tmp_path / "out"))
-    last = json.loads((tmp_path / "out/metrics.jsonl").read_text().splitlines()[-1])
-    assert last["iou_best"] > 0.95 and last["iou_last"] > 0.95, last
+    lines = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["iou_last"] < 0.95 < min(lines[-1]["iou_best"], lines[-1]["iou_last"]), lines

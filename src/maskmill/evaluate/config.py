@@ -1,0 +1,44 @@
+"""What an evaluation measures."""
+
+from dataclasses import dataclass
+
+from maskmill.config import at_least
+from maskmill.errors import UserError
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """SAM's protocol (section 7, appendix D), with what interactive segmentation adds to it.
+
+    clicks: numbers of clicks that mIoU is given for. noc: IoUs that clicks are counted to; a mask that needs more than
+    max_clicks is a failure and counts as max_clicks. images, masks_per_image: at random, at the most; None for all.
+    points_per_side: of the automatic masks, whose recall is measured; 0 leaves that out. The paper's grid is 64 x 64,
+    its NMS 0.9. resamples: of the bootstrap.
+    """
+
+    clicks: tuple[int, ...] = (1, 2, 3, 5, 9)
+    noc: tuple[float, ...] = (0.8, 0.85, 0.9)
+    max_clicks: int = 20
+    images: int | None = None
+    masks_per_image: int | None = None
+    min_area: int = 1
+    points_per_side: int = 64
+    nms: float = 0.9
+    batch: int = 32
+    resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least("evaluate", self, {"max_clicks": 1, "min_area": 1, "points_per_side": 0, "batch": 1, "resamples": 1})
+        if not self.clicks or min(self.clicks) < 1:
+            raise UserError(f"evaluate.clicks are {list(self.clicks)}: expected numbers from 1 on")
+        if not all(0 < t <= 1 for t in self.noc):
+            raise UserError(f"evaluate.noc are {list(self.noc)}: expected IoUs in (0, 1]")
+        for name in ("images", "masks_per_image"):
+            if getattr(self, name) is not None:
+                at_least("evaluate", self, {name: 1})
+
+    @property
+    def most_clicks(self) -> int:
+        """How far clicking goes."""
+        return max(*self.clicks, self.max_clicks) if self.noc else max(self.clicks)

@@ -1,0 +1,121 @@
+"""An evaluation: a model on an annotated set, mask by mask."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from maskmill.errors import UserError
+from maskmill.evaluate.bootstrap import Estimate, estimate
+from maskmill.evaluate.config import EvaluateConfig
+from maskmill.evaluate.prompts import PromptScores, clicks_needed, score_image
+from maskmill.evaluate.proposals import Proposals, ProposalScores, automatic
+from maskmill.masks.rle import area
+from maskmill.sam.sam import Sam
+from maskmill.storage.annotated import Annotated, AnnotatedSet
+
+
+@dataclass
+class Evaluation:
+    """Figures of every mask, in the order of the set; `image` says which image each belongs to."""
+
+    cfg: EvaluateConfig
+    names: list[str] = field(default_factory=list)  # of images
+    image: list[int] = field(default_factory=list)
+    mask_id: list[int] = field(default_factory=list)
+    area: list[int] = field(default_factory=list)
+    scores: list[PromptScores] = field(default_factory=list)
+    proposals: ProposalScores | None = None
+
+    def column(self, name: str) -> np.ndarray:
+        """One of PromptScores' arrays over all masks."""
+        return np.concatenate([getattr(s, name) for s in self.scores])
+
+    def mean(self, values: np.ndarray) -> Estimate:
+        """With its interval."""
+        return estimate(values, np.array(self.image), self.cfg.resamples, self.cfg.seed)
+
+    def summary(self) -> dict[str, Any]:
+        """Everything that is measured, as JSON has it."""
+        cfg, ious = self.cfg, self.column("ious")
+        tree: dict[str, Any] = {"images": len(self.names), "masks": len(ious)}
+        tree["miou"] = {str(n): self.mean(ious[:, n - 1]).tree() for n in cfg.clicks}
+        for name in ("oracle", "random", "box", "box_single"):
+            tree[name] = self.mean(self.column(name)).tree()
+        tree["noc"] = {}
+        for goal in cfg.noc:
+            clicks, failed = clicks_needed(ious, goal, cfg.max_clicks)
+            share = round(float(failed.mean()), 5)
+            tree["noc"][f"{100 * goal:g}"] = self.mean(clicks).tree() | {"failures": int(failed.sum()), "share": share}
+        if (p := self.proposals) is not None:
+            tree["recall"] = {n: number(v) for n, v in p.recall.items()} | {"interval": p.recall_interval.tree()}
+            tree["precision"] = {n: number(v) for n, v in p.precision.items()}
+            tree["automatic_masks_per_image"] = round(p.masks_per_image, 2)
+        tree["seconds"] = {
+            "image": round(float(np.median([s.seconds_image for s in self.scores])), 5),
+            "prompt": round(float(np.median([s.seconds_prompt for s in self.scores])), 6),
+        }
+        return tree
+
+    def table(self) -> pa.Table:
+        """One row for every mask."""
+        columns: dict[str, Any] = {
+            "image": [self.names[i] for i in self.image],
+            "mask_id": self.mask_id,
+            "area": self.area,
+            "ious": list(self.column("ious")),
+        }
+        return pa.table(columns | {name: self.column(name) for name in ("oracle", "random", "box", "box_single")})
+
+
+def evaluate(
+    model: Sam, data: AnnotatedSet, cfg: EvaluateConfig, say: Callable[[int, int], None] = lambda done, of: None
+) -> Evaluation:
+    """Measure a model. `say` hears how many images are done. UserError for a set without a mask to measure on."""
+    out, proposals = Evaluation(cfg), Proposals()
+    chosen = choose_images(len(data.names), cfg)
+    for done, i in enumerate(chosen):
+        found = choose_masks(data.read(i), i, cfg)
+        if found.counts:
+            out.names.append(found.name)
+            out.image += [len(out.names) - 1] * len(found.counts)
+            out.mask_id += found.ids
+            out.area += [area(c, *found.image.shape[:2]) for c in found.counts]
+            tasks = [f"{found.name}\0{mask_id}" for mask_id in found.ids]
+            out.scores.append(score_image(model, found.image, found.masks, tasks, cfg))
+            if cfg.points_per_side:
+                size = (found.image.shape[0], found.image.shape[1])
+                proposals.add(size, list(found.counts), *automatic(model, found.image, cfg))
+        say(done + 1, len(chosen))
+    if not out.scores:
+        raise UserError(
+            f"no mask to measure on in {len(chosen)} images: all are empty or below min_area={cfg.min_area}"
+        )
+    if cfg.points_per_side:
+        out.proposals = proposals.evaluate(cfg)
+    return out
+
+
+def choose_images(count: int, cfg: EvaluateConfig) -> list[int]:
+    """All, or as many at random as are wanted, in order."""
+    if cfg.images is None or cfg.images >= count:
+        return list(range(count))
+    drawn = np.random.default_rng([cfg.seed, 0]).choice(count, cfg.images, replace=False)
+    return [int(i) for i in np.sort(drawn)]
+
+
+def choose_masks(found: Annotated, i: int, cfg: EvaluateConfig) -> Annotated:
+    """Those that are large enough, or as many of them at random as are wanted."""
+    size = found.image.shape[:2]
+    kept = [n for n, c in enumerate(found.counts) if area(c, *size) >= cfg.min_area]
+    if cfg.masks_per_image is not None and len(kept) > cfg.masks_per_image:
+        drawn = np.random.default_rng([cfg.seed, 1, i]).choice(kept, cfg.masks_per_image, replace=False)
+        kept = sorted(int(n) for n in drawn)
+    return replace(found, ids=tuple(found.ids[n] for n in kept), counts=tuple(found.counts[n] for n in kept))
+
+
+def number(value: float) -> float | None:
+    """NaN is no JSON."""
+    return None if np.isnan(value) else round(value, 5)
