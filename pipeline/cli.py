@@ -9,6 +9,7 @@ from maskmill import __version__
 from maskmill.errors import UserError
 from maskmill.pipeline.commands.common import BAD_INPUT, FAILED, RESUMABLE
 from maskmill.pipeline.commands.diff import diff
+from maskmill.pipeline.commands.evaluate import evaluate
 from maskmill.pipeline.commands.export import export
 from maskmill.pipeline.commands.filter import filter_command
 from maskmill.pipeline.commands.gc import gc
@@ -64,7 +65,8 @@ def main(debug: bool) -> None:
 
 
 COMMANDS = (
-    generate, plan, status, verify, retry, filter_command, diff, gc, report, view, export, imports, train, models,
+    generate, plan, status, verify, retry, filter_command, diff, gc, report, view, export, imports, train, evaluate,
+    models,
 )  # fmt: skip
 for command in COMMANDS:
     main.add_command(command)

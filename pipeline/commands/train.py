@@ -106,7 +106,7 @@ def reporter(quiet: bool) -> Callable[["Progress"], None]:
         last[0] = time.monotonic()
         f = progress.figures
         words = f"step {progress.step}/{progress.steps}  loss {f.get('loss', 0):.4f}  "
-        words += f"IoU {f.get('iou_best', 0):.3f} first, {f.get('iou_last', 0):.3f} last  ETA {clock(progress.left)}"
+        words += f"IoU {f.get('iou_first', 0):.3f} first, {f.get('iou_last', 0):.3f} last  ETA {clock(progress.left)}"
         click.echo(f"\r{words}  " if live and not ends else words, err=True, nl=not live or ends)
 
     return say
