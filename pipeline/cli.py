@@ -9,7 +9,7 @@ from maskmill import __version__
 from maskmill.errors import UserError
 from maskmill.pipeline.commands.common import BAD_INPUT, FAILED, RESUMABLE
 from maskmill.pipeline.commands.diff import diff
-from maskmill.pipeline.commands.engine import engine_command
+from maskmill.pipeline.commands.evaluate import evaluate
 from maskmill.pipeline.commands.export import export
 from maskmill.pipeline.commands.filter import filter_command
 from maskmill.pipeline.commands.gc import gc
@@ -19,6 +19,7 @@ from maskmill.pipeline.commands.models import models
 from maskmill.pipeline.commands.report import report
 from maskmill.pipeline.commands.retry import retry
 from maskmill.pipeline.commands.status import status
+from maskmill.pipeline.commands.train import train
 from maskmill.pipeline.commands.verify import verify
 from maskmill.pipeline.commands.view import view
 
@@ -63,22 +64,11 @@ def main(debug: bool) -> None:
     """
 
 
-for command in (
-    generate,
-    plan,
-    status,
-    verify,
-    retry,
-    filter_command,
-    diff,
-    gc,
-    report,
-    view,
-    export,
-    imports,
-    models,
-    engine_command,
-):
+COMMANDS = (
+    generate, plan, status, verify, retry, filter_command, diff, gc, report, view, export, imports, train, evaluate,
+    engine_command, models,
+)  # fmt: skip
+for command in COMMANDS:
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ class Desk:
         """The masks of one image as SA-1B's JSON."""
         found = self.images.read(int(claim.payload))
         predictor = cached_predictor(self.model, found.image, self.cache)
-        rows = self.shown[f"{stem(found.name)}.png"]
+        rows = self.shown[stem(found.name)]
         objects = [m for m in found.masks if m.any()]
         prefilled = self.prefilled(predictor, rows)
         session = annotate_image(objects, prefilled, answers(predictor), self.assignment.session, found.name)

@@ -12,11 +12,11 @@ def worse(new: dict[str, Any], old: dict[str, Any], tolerance: float) -> Sequenc
     """A line for each figure that is worse by more than `tolerance` (of an IoU; of NoC 20 times as much)."""
     found = []
     for n in CLICKS:
-        before, after = old["miou"][n]["value"], new["miou"][n]["value"]
+        before, after = old["miou"][n]["mean"], new["miou"][n]["mean"]
         if after < before - tolerance:
             found.append(f"mIoU@{n} fell from {before:.4f} to {after:.4f}")
     for goal in NOC:
-        before, after = old["noc"][goal]["value"], new["noc"][goal]["value"]
+        before, after = old["noc"][goal]["mean"], new["noc"][goal]["mean"]
         if after > before + MOST_CLICKS * tolerance:
             found.append(f"NoC@{goal} rose from {before:.2f} to {after:.2f}")
     return found

@@ -54,9 +54,10 @@ def cells(name: str, record: dict[str, Any]) -> list[str]:
     each = None if not images or masks is None else masks / images
     return [
         name, number(images, "d"), number(masks, "d"), number(each, ".1f"), number(a.get("seconds_per_mask"), ".2f"),
-        number(a.get("clicks_per_mask"), ".2f"), *(number(a.get(k), "d") for k in ("prefilled", "accepted", "fixed", "drawn")),
-        *(number(m["miou"][n]["value"], ".3f") for n in ("1", "3", "5")),
-        *(number(m["noc"][n]["value"], ".2f") for n in ("85", "90")),
+        number(a.get("clicks_per_mask"), ".2f"),
+        *(number(a.get(k), "d") for k in ("prefilled", "accepted", "fixed", "drawn")),
+        *(number(m["miou"][n]["mean"], ".3f") for n in ("1", "3", "5")),
+        *(number(m["noc"][n]["mean"], ".2f") for n in ("85", "90")),
     ]  # fmt: skip
 
 

@@ -67,10 +67,10 @@ class Prompter:
         masks, scores, low = self.predictor.predict_torch(
             tensor(coords, torch.float), tensor(labels, torch.int), tensor(corners, torch.float), previous, three
         )
-        found = masks.cpu().numpy(), scores.cpu().numpy()
+        found, sure = masks.cpu().numpy(), scores.cpu().numpy()
         self.seconds += time.perf_counter() - begun
-        self.prompts += len(found[0])
-        return *found, low
+        self.prompts += len(found)
+        return found, sure, low
 
 
 def score_image(
@@ -99,13 +99,8 @@ def score_some(prompter: Prompter, masks: np.ndarray, names: list[str], cfg: Eva
     boxes = np.array([extent(m) for m in masks], float)
     answers, scores, _ = prompter.ask(None, None, boxes, None, True)
     single, _, _ = prompter.ask(None, None, boxes, None, False)
-    return (
-        ious,
-        oracle,
-        random,
-        confident(masks, answers, scores),
-        np.array([iou(a, b[0]) for a, b in zip(masks, single, strict=True)]),
-    )
+    one = np.array([iou(m, a[0]) for m, a in zip(masks, single, strict=True)])
+    return ious, oracle, random, confident(masks, answers, scores), one
 
 
 def click_through(
@@ -162,5 +157,5 @@ def confident(masks: np.ndarray, answers: np.ndarray, scores: np.ndarray) -> np.
 def clicks_needed(ious: np.ndarray, goal: float, max_clicks: int) -> tuple[np.ndarray, np.ndarray]:
     """NoC: the first click after which the IoU reaches `goal`; max_clicks where none does, and which those are."""
     reached = ious[:, :max_clicks] >= goal
-    failed = ~reached.any(1)
-    return np.where(failed, max_clicks, reached.argmax(1) + 1), failed
+    failed = np.logical_not(reached.any(1))
+    return np.where(failed, max_clicks, reached.argmax(1) + 1), np.asarray(failed)

@@ -35,22 +35,23 @@ class ProposalScores:
 class Proposals:
     """Human and automatic masks, image by image."""
 
-    images: int = 0
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # of images: height, width
     truth: list[dict[str, Any]] = field(default_factory=list)
     found: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, size: tuple[int, int], truth: list[str], found: list[str], scores: np.ndarray) -> None:
         """One image (height, width): compressed counts of its masks, and of the automatic ones with scores."""
-        self.images += 1
+        self.sizes.append(size)
+        image = len(self.sizes)
         for counts in truth:
-            self.truth.append(record(self.images, len(self.truth) + 1, size, counts) | {"iscrowd": 0})
+            self.truth.append(record(image, len(self.truth) + 1, size, counts) | {"iscrowd": 0})
         for counts, score in zip(found, scores.tolist(), strict=True):
-            self.found.append(record(self.images, len(self.found) + 1, size, counts) | {"score": score})
+            self.found.append(record(image, len(self.found) + 1, size, counts) | {"score": score})
 
     def evaluate(self, cfg: EvaluateConfig) -> ProposalScores:
         """By COCOeval, all as one category."""
         with contextlib.redirect_stdout(io.StringIO()):
-            truth, found = (coco(self.images, annotations) for annotations in (self.truth, self.found))
+            truth, found = (coco(self.sizes, annotations) for annotations in (self.truth, self.found))
             run = COCOeval(truth, found, "segm")
             run.params.useCats = 0
             run.params.maxDets = [FEW, MANY]
@@ -58,10 +59,10 @@ class Proposals:
             run.accumulate()
         recall = {name: mean(run.eval["recall"][:, 0, a, 1]) for a, name in enumerate(SIZES)}
         precision = {name: mean(run.eval["precision"][:, :, 0, a, 0]) for a, name in enumerate(SIZES)}
-        counted = [recalled(e) for e in run.evalImgs[: self.images] if e is not None]  # the first are of all sizes
+        counted = [recalled(e) for e in run.evalImgs[: len(self.sizes)] if e is not None]  # the first are of all sizes
         hits, counts = (np.array(x, float) for x in zip(*counted, strict=True))
         interval = ratio(hits, counts, cfg.resamples, cfg.seed)
-        return ProposalScores(recall, interval, precision, len(self.found) / max(1, self.images))
+        return ProposalScores(recall, interval, precision, len(self.found) / max(1, len(self.sizes)))
 
 
 def automatic(model: Sam, image: np.ndarray, cfg: EvaluateConfig) -> tuple[list[str], np.ndarray]:
@@ -88,11 +89,11 @@ def record(image: int, number: int, size: tuple[int, int], counts: str) -> dict[
     return {"id": number, "image_id": image, "category_id": 1, "segmentation": rle, "area": area, "bbox": box}
 
 
-def coco(images: int, annotations: list[dict[str, Any]]) -> Any:
+def coco(sizes: list[tuple[int, int]], annotations: list[dict[str, Any]]) -> Any:
     """A COCO object in memory."""
     out = COCO()
     out.dataset = {
-        "images": [{"id": i + 1} for i in range(images)],
+        "images": [{"id": i + 1, "height": h, "width": w} for i, (h, w) in enumerate(sizes)],
         "annotations": annotations,
         "categories": [{"id": 1, "name": "object"}],
     }

@@ -23,6 +23,7 @@ class Evaluation:
 
     cfg: EvaluateConfig
     names: list[str] = field(default_factory=list)  # of images
+    index: list[int] = field(default_factory=list)  # their numbers in the set
     image: list[int] = field(default_factory=list)
     mask_id: list[int] = field(default_factory=list)
     area: list[int] = field(default_factory=list)
@@ -80,6 +81,7 @@ def evaluate(
         found = choose_masks(data.read(i), i, cfg)
         if found.counts:
             out.names.append(found.name)
+            out.index.append(i)
             out.image += [len(out.names) - 1] * len(found.counts)
             out.mask_id += found.ids
             out.area += [area(c, *found.image.shape[:2]) for c in found.counts]

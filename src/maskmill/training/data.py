@@ -88,6 +88,7 @@ class Samples(Dataset[Example | Broken]):
             pixels = resize(image, *size)
         masks = self.pick(usable(found, data), (height, width), size, corner, rng)
         pixels, masks = symmetry(pixels, masks, data.symmetry, rng)
+        masks = masks[self.has_cell(masks)]  # turned, a mask lies otherwise on the grid
         return Example(
             number,
             found.name,
@@ -109,10 +110,15 @@ class Samples(Dataset[Example | Broken]):
             if len(kept) == self.cfg.data.masks_per_image:
                 break
             mask = resized_mask(decode(counts[i], *shape), size, corner, self.side)
-            if (target_grid(torch.from_numpy(mask)[None], self.cfg.loss.stride) > 0.5).any():
+            if self.has_cell(mask[None])[0]:
                 kept.append(mask)
         inside = [min(n - c, self.side) for n, c in zip(size, corner, strict=True)]
         return np.stack(kept) if kept else np.zeros((0, *inside), bool)
+
+    def has_cell(self, masks: np.ndarray) -> np.ndarray:
+        """Which of N x h x w masks have a cell of the loss's grid, so that there is something to learn."""
+        grid = target_grid(torch.from_numpy(np.ascontiguousarray(masks)), self.cfg.loss.stride)
+        return np.asarray((grid > 0.5).flatten(1).any(1))
 
 
 def usable(found: Annotated, data: DataConfig) -> list[str]:

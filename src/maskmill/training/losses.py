@@ -34,13 +34,15 @@ def true_iou(logits: Tensor, target: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Losses:
-    """Means over B prompts: `total` has a gradient, the others are for the log. iou: B x M, of every mask."""
+    """Means over B prompts: `total` has a gradient, the others are for the log. iou: B x M, of every mask; chosen: the
+    mean IoU of those with the highest score."""
 
     total: Tensor
     focal: Tensor
     dice: Tensor
     score: Tensor
     iou: Tensor
+    chosen: Tensor
 
 
 def prompt_losses(logits: Tensor, scores: Tensor, target: Tensor, cfg: LossConfig) -> Losses:
@@ -53,14 +55,15 @@ def prompt_losses(logits: Tensor, scores: Tensor, target: Tensor, cfg: LossConfi
     logits, scores = logits.float(), scores.float()
     y = target[:, None].expand_as(logits)
     focal, dice = focal_loss(logits, y, cfg.alpha, cfg.gamma), dice_loss(logits, y)
-    best, chosen = (cfg.focal * focal + cfg.dice * dice).min(1)
+    best, which = (cfg.focal * focal + cfg.dice * dice).min(1)
     iou = true_iou(logits, y)
     score = ((scores - iou) ** 2).mean()
 
     def of_best(x: Tensor) -> Tensor:
-        return x.detach().gather(1, chosen[:, None]).mean()
+        return x.detach().gather(1, which[:, None]).mean()
 
-    return Losses(best.mean() + cfg.iou * score, of_best(focal), of_best(dice), score.detach(), iou)
+    chosen = iou.gather(1, scores.argmax(1, keepdim=True)).mean()
+    return Losses(best.mean() + cfg.iou * score, of_best(focal), of_best(dice), score.detach(), iou, chosen)
 
 
 def on_grid(logits: Tensor, stride: int, size: tuple[int, int]) -> Tensor:

@@ -177,6 +177,7 @@ class Tally:
             "focal": sum(float(r.focal) for r in self.rounds) / len(self.rounds),
             "dice": sum(float(r.dice) for r in self.rounds) / len(self.rounds),
             "score": sum(float(r.score) for r in self.rounds) / len(self.rounds),
+            "iou_first": float(first.chosen),
             "iou_best": float(first.iou.amax(1).mean()),
             "iou_last": float(last.iou.amax(1).mean()),
         }
@@ -187,7 +188,8 @@ class Tally:
         self.rounds = []
 
     def figures(self) -> dict[str, float]:
-        """Means over images; `iou_best`: the best of three masks for the first prompt, `iou_last`: after the last."""
+        """Means over images. iou_first, iou_best: of the most confident and of the best mask for the first prompt,
+        iou_last: after the last."""
         means = {name: value / max(1, self.images) for name, value in self.sums.items()}
         return means | {"images": self.images, "masks": self.prompts}
 

@@ -1,0 +1,112 @@
+"""`maskmill train`."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from maskmill.pipeline.commands.common import FAILED, RESUMABLE
+
+if TYPE_CHECKING:
+    from maskmill.training.config import TrainConfig
+    from maskmill.training.fit import Progress
+
+QUIET_FOR = 10.0  # seconds between lines of a log
+
+
+@click.command()
+@click.argument("config", metavar="CONFIG")
+@click.option("--data", multiple=True, metavar="PATH", help="A build, an SA-1B-style folder or tar, or COCO JSON.")
+@click.option("--images", metavar="FOLDER", help="Where the images of a build or of COCO JSON lie now.")
+@click.option("--out", required=True, metavar="DIR", help="Checkpoints, metrics, weights: local, s3:// or gs://.")
+@click.option("--set", "assignments", multiple=True, metavar="key=value", help="Change one key of CONFIG.")
+@click.option("--processes", default=1, show_default=True, help="Train data-parallel by Ray Train on so many GPUs.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def train(
+    config: str,
+    data: tuple[str, ...],
+    images: str | None,
+    out: str,
+    assignments: tuple[str, ...],
+    processes: int,
+    quiet: bool,
+) -> None:
+    """Train or fine-tune a model by SAM's own recipe. CONFIG: a YAML file, or sam, finetune, decoder.
+
+    The same command again continues where DIR stands, bit by bit as if it had never stopped (on a CPU). DIR holds
+    metrics.jsonl and model.safetensors, which --checkpoint takes. Only run.* may change in between.
+
+    \b
+    Examples:
+      maskmill train finetune --data annotations/instances.json --out nuclei/
+      maskmill train decoder --data masks/ --out round1/ --set model.name=vit_b --set model.checkpoint=sam_vit_b.pth
+      maskmill train sam --data 's3://bucket/sa_{000000..000999}.tar' --out s3://bucket/run1 --processes 256
+    """
+    from maskmill.training.fit import fit
+    from maskmill.training.trainer import Diverged
+
+    cfg = read_config(config, data, images, assignments)
+    stopped = stop_between_steps()
+    try:
+        if processes > 1:
+            from maskmill.pipeline.ray_train import fit_on_ray
+
+            done = fit_on_ray(cfg, out, processes)
+        else:
+            done = fit(cfg, out, say=reporter(quiet), stopped=stopped)
+    except Diverged as e:
+        click.echo(f"maskmill: {e}; {out} keeps its last checkpoint", err=True)
+        sys.exit(FAILED)
+    if not quiet:
+        words = f"done: {out}/model.safetensors" if done else "stopped; the same command continues where it stopped"
+        click.echo(f"train: {words}", err=True)
+    sys.exit(0 if done else RESUMABLE)
+
+
+def read_config(config: str, data: tuple[str, ...], images: str | None, assignments: tuple[str, ...]) -> "TrainConfig":
+    """The recipe of a file with --data and --set on top."""
+    from maskmill.config import from_tree, merge, parse_set, read_yaml
+    from maskmill.training.config import TrainConfig
+
+    tree = merge(read_yaml("train", config), parse_set(assignments))
+    if data:
+        sources: list[dict[str, Any]] = [{"path": path, "images": images} for path in data]
+        tree = merge(tree, {"data": {"sources": sources}})
+    return from_tree(TrainConfig, tree)
+
+
+def stop_between_steps() -> Callable[[], bool]:
+    """Ctrl-C and the signals of schedulers end the run after the step at hand; a second Ctrl-C ends it at once."""
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, note)
+    return lambda: bool(asked)
+
+
+def reporter(quiet: bool) -> Callable[["Progress"], None]:
+    """`step 40/150  loss 0.31  iou 0.71 best, 0.74 last  ETA 0:03:10`: rewritten on a terminal, lines in a log."""
+    from maskmill.pipeline.progress import clock
+
+    live, last = sys.stderr.isatty(), [0.0]
+
+    def say(progress: "Progress") -> None:
+        ends = progress.step == progress.steps
+        if quiet or (not live and not ends and time.monotonic() - last[0] < QUIET_FOR):
+            return
+        last[0] = time.monotonic()
+        f = progress.figures
+        words = f"step {progress.step}/{progress.steps}  loss {f.get('loss', 0):.4f}  "
+        words += f"IoU {f.get('iou_first', 0):.3f} first, {f.get('iou_last', 0):.3f} last  ETA {clock(progress.left)}"
+        click.echo(f"\r{words}  " if live and not ends else words, err=True, nl=not live or ends)
+
+    return say

@@ -1,0 +1,54 @@
+"""The worst and the best answers to one click, to look at."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from maskmill.evaluate.prompts import Prompter
+from maskmill.evaluate.run import Evaluation
+from maskmill.masks.rle import decode
+from maskmill.prompts.clicks import deepest
+from maskmill.sam.sam import Sam
+from maskmill.storage.annotated import AnnotatedSet
+
+
+@dataclass(frozen=True)
+class Case:
+    """One mask: the image, what is right, what the model answered to a click at `point`."""
+
+    name: str
+    mask_id: int
+    image: np.ndarray
+    target: np.ndarray
+    answer: np.ndarray
+    point: tuple[int, int]
+    iou: float
+
+
+def pick(evaluation: Evaluation, count: int) -> tuple[list[int], list[int]]:
+    """The masks with the lowest and the highest IoU at the first click; one for each image while there are enough."""
+    first, images = evaluation.column("ious")[:, 0], np.array(evaluation.image)
+    found = []
+    for order in (np.argsort(first, kind="stable"), np.argsort(-first, kind="stable")):
+        _, unique = np.unique(images[order], return_index=True)
+        ahead = np.sort(unique)
+        rest = np.setdiff1d(np.arange(len(order)), ahead)
+        found.append([int(i) for i in order[np.concatenate([ahead, rest])][:count]])
+    half = len(first) // 2
+    return found[0][: max(1, half)], found[1][: max(1, half)]
+
+
+def cases(model: Sam, data: AnnotatedSet, evaluation: Evaluation, rows: list[int]) -> Iterator[Case]:
+    """Masks of an evaluation by number, asked for once more."""
+    for row in rows:
+        place = evaluation.image[row]
+        found = data.read(evaluation.index[place])
+        counts = found.counts[found.ids.index(evaluation.mask_id[row])]
+        target = decode(counts, *found.image.shape[:2])
+        point = deepest(target)[0]
+        points, labels = np.array([[point]], float), np.ones((1, 1), int)
+        masks, scores, _ = Prompter(model, found.image).ask(points, labels, None, None, True)
+        answer = masks[0, scores[0].argmax()]
+        iou = float(evaluation.column("ious")[row, 0])
+        yield Case(found.name, evaluation.mask_id[row], found.image, target, answer, point, iou)

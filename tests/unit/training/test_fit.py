@@ -1,0 +1,199 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from maskmill.config import from_tree, merge
+from maskmill.errors import UserError
+from maskmill.sam.build import load_model
+from maskmill.training.config import TrainConfig
+from maskmill.training.data import Example, Samples
+from maskmill.training.fit import Progress, fit
+from maskmill.training.trainer import Diverged, Tally, Trainer
+from tests.unit.training.sets import tiny_model, write_set
+
+
+def config(tmp_path: Path, count: int = 3, **changes: Any) -> TrainConfig:
+    folder = tmp_path / f"set{count}"
+    tree = {
+        "model": {"name": tiny_model(tmp_path), "fresh": True, "drop_path": 0.2},
+        "data": {"sources": [{"path": str(folder if folder.exists() else write_set(folder, count))}]},
+        "prompts": {"clicks": 2},
+        "optim": {"lr": 1e-3, "steps": 6, "warmup": 2, "milestones": [5], "images": 2},
+        "run": {"device": "cpu", "log_every": 1, "save_every": 2},
+    }
+    return from_tree(TrainConfig, merge(tree, changes))
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("stop", [1, 4])
+def test_a_run_that_was_stopped_ends_bit_by_bit_as_one_that_was_not(tmp_path: Path, stop: int) -> None:
+    cfg = config(tmp_path)
+    assert fit(cfg, str(tmp_path / "whole"))
+    seen: list[int] = []
+    out = str(tmp_path / "parts")
+    assert not fit(cfg, out, say=lambda p: seen.append(p.step), stopped=lambda: len(seen) >= stop) or stop == 6
+    assert fit(cfg, out)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    lines = [
+        [json.loads(x) for x in (tmp_path / d / "metrics.jsonl").read_text().splitlines()] for d in ("whole", "parts")
+    ]
+    for a, b in zip(*lines, strict=True):
+        assert {**a, "seconds": 0} == {**b, "seconds": 0}
+    assert [x["step"] for x in lines[0]] == [1, 2, 3, 4, 5, 6]
+    before = weights(tmp_path / "parts")
+    assert fit(cfg, out) and same(before, weights(tmp_path / "parts"))  # a finished run is left as it is
+
+
+def test_a_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    """What was done since is done again, also where the log knows more than the checkpoint."""
+    cfg = config(tmp_path)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(progress: Progress) -> None:
+        if progress.step == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(cfg, str(tmp_path / "killed"), say=kill)
+    assert len((tmp_path / "killed/metrics.jsonl").read_text().splitlines()) == 5
+    assert torch.load(tmp_path / "killed/checkpoint.pt", weights_only=True)["step"] == 4
+    fit(cfg, str(tmp_path / "killed"))
+    fit(cfg, str(tmp_path / "whole"))
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+    assert len((tmp_path / "killed/metrics.jsonl").read_text().splitlines()) == 6
+
+
+def test_another_recipe_or_other_data_are_refused(tmp_path: Path) -> None:
+    cfg = config(tmp_path, optim={"steps": 1})
+    fit(cfg, str(tmp_path / "out"))
+    with pytest.raises(UserError, match=r"optim\.lr=0\.001, not 0\.5"):
+        fit(config(tmp_path, optim={"steps": 1, "lr": 0.5}), str(tmp_path / "out"))
+    with pytest.raises(UserError, match="data=3 images"):
+        fit(config(tmp_path, 4, optim={"steps": 1}), str(tmp_path / "out"))
+    assert fit(config(tmp_path, optim={"steps": 1}, run={"save_every": 9}), str(tmp_path / "out"))
+
+
+def test_images_in_a_pass_add_up(tmp_path: Path) -> None:
+    """Gradient accumulation: one by one or all at once, the gradient is the same but for rounding."""
+    cfg = config(tmp_path, model={"drop_path": 0, "decoder_dropout": 0})
+    gradients = []
+    for size in (1, 2):
+        trainer = Trainer(cfg)
+        examples = numbered(trainer, 0, 1)
+        for start in range(0, 2, size):
+            trainer.backward(examples[start : start + size], Tally())
+        gradients.append([p.grad for p in trainer.model.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or b is None or torch.allclose(a, b, rtol=1e-3, atol=1e-6 + 1e-4 * float(a.abs().max()))
+
+
+def numbered(trainer: Trainer, *numbers: int) -> list[Example]:
+    samples = Samples(trainer.cfg, trainer.model.input_size, trainer.model.img_size)
+    found = [samples[n] for n in numbers]
+    assert all(isinstance(e, Example) for e in found)
+    return [e for e in found if isinstance(e, Example)]
+
+
+@pytest.mark.parametrize("cache", ["float32", "float16"])
+def test_cached_embeddings_give_the_update_of_the_full_path(tmp_path: Path, cache: str) -> None:
+    begun = config(tmp_path, optim={"steps": 1})
+    fit(begun, str(tmp_path / "begun"))
+    model = {"fresh": False, "checkpoint": str(tmp_path / "begun/model.safetensors"), "train": "decoder"}
+    full = config(tmp_path, model=model)
+    fit(full, str(tmp_path / "full"))
+    cached = config(tmp_path, model=model, cache=cache)
+    fit(cached, str(tmp_path / "cached"))
+    a, b = weights(tmp_path / "full"), weights(tmp_path / "cached")
+    start = weights(tmp_path / "begun")
+    learned = {k for k in a if not torch.equal(a[k], start[k])}
+    assert learned and not any(k.startswith("image_encoder") for k in learned)
+    if cache == "float32":
+        assert same(a, b)
+    else:
+        assert all(torch.allclose(a[k], b[k], atol=2e-2) for k in a)
+    assert len(list((tmp_path / "cached/embeddings").rglob("*.npy"))) == 3
+
+
+def test_the_encoder_looks_at_each_image_once(tmp_path: Path) -> None:
+    cfg = config(tmp_path, model={"train": "all"}, optim={"steps": 1})
+    fit(cfg, str(tmp_path / "begun"))
+    model = {"fresh": False, "checkpoint": str(tmp_path / "begun/model.safetensors"), "train": "decoder"}
+    run = {"embeddings": str(tmp_path / "shared")}
+    fit(config(tmp_path, model=model, cache="float32", run=run), str(tmp_path / "a"))
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "shared").rglob("*.npy")}
+    fit(config(tmp_path, model=model, cache="float32", run=run, seed=1), str(tmp_path / "b"))
+    assert len(stamps) == 3 and stamps == {p: p.stat().st_mtime_ns for p in (tmp_path / "shared").rglob("*.npy")}
+
+
+def test_a_loss_that_is_no_number_leaves_the_last_good_state(tmp_path: Path) -> None:
+    cfg = config(tmp_path)
+    fit(config(tmp_path), str(tmp_path / "out"), stopped=lambda: True)
+    before = (tmp_path / "out/checkpoint.pt").read_bytes()
+    trainer = Trainer(cfg)
+    examples = numbered(trainer, 0, 1)
+    with torch.no_grad():
+        trainer.model.mask_decoder.iou_prediction_head.layers[0].weight[0, 0] = torch.nan
+    state = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    with pytest.raises(Diverged, match=r"the loss is nan at step 1, image sa_\d.png: lower optim.lr"):
+        trainer.train_step(examples)
+    after = trainer.model.state_dict()
+    assert trainer.step == 0 and all(torch.equal(state[k].nan_to_num(7), after[k].nan_to_num(7)) for k in state)
+    assert (tmp_path / "out/checkpoint.pt").read_bytes() == before
+
+
+def test_a_rate_that_explodes_is_said(tmp_path: Path) -> None:
+    cfg = config(tmp_path, optim={"lr": 1e30, "warmup": 0, "milestones": []})
+    with pytest.raises(Diverged, match=r"lower optim\.lr"):
+        fit(cfg, str(tmp_path / "out"))
+
+
+def test_a_set_without_masks_is_said(tmp_path: Path) -> None:
+    write_set(tmp_path / "bare", 2, masks=False)
+    cfg = config(tmp_path, data={"sources": [{"path": str(tmp_path / "bare")}]})
+    with pytest.raises(UserError, match="no mask to train on"):
+        fit(cfg, str(tmp_path / "out"))
+
+
+def test_half_precision_and_workers(tmp_path: Path) -> None:
+    cfg = config(tmp_path, run={"precision": "bfloat16", "workers": 1}, optim={"steps": 2})
+    assert fit(cfg, str(tmp_path / "half"))
+    assert all(v.dtype == torch.float32 and v.isfinite().all() for v in weights(tmp_path / "half").values())
+    model = load_model(cfg.model.name, tmp_path / "half/model.safetensors", device="cpu")
+    assert model.img_size == 64
+
+
+def test_dropout_reaches_the_decoder_and_drop_path_the_encoder(tmp_path: Path) -> None:
+    trainer = Trainer(config(tmp_path))
+    trainer.train_step(numbered(trainer, 0, 1))
+    calls = trainer.regulariser.calls
+    assert calls["dropout"] == 2 * 5 * 9 and calls["drop_path"] == 2 * 2  # images x iterations x branches; one block
+
+
+def test_one_image_is_learned_by_heart(tmp_path: Path) -> None:
+    cfg = config(
+        tmp_path,
+        1,
+        model={"name": "nano", "fresh": False, "train": "decoder", "drop_path": 0, "decoder_dropout": 0},
+        cache="float32",
+        prompts={"clicks": 1, "empty": False},
+        optim={"steps": 45, "warmup": 3, "milestones": [36], "images": 1, "clip": 1.0},
+        loss={"stride": 2},
+        run={"log_every": 9, "save_every": 1000},
+    )
+    fit(cfg, str(tmp_path / "out"))
+    lines = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["iou_last"] < 0.95 < min(lines[-1]["iou_best"], lines[-1]["iou_last"]), lines
