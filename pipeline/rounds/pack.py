@@ -1,7 +1,6 @@
 """The shards of a round: its images, and the same with what annotators handed in. The same bytes every time."""
 
 import io
-import json
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,18 +33,15 @@ def pack_images(images: AnnotatedSet, chosen: Iterable[int], path: Path) -> None
             tar.add(f"{stem(found.name)}.png", png(found.image))
 
 
-def pack_answers(images: Path, answers: Path, path: Path) -> list[dict[str, object]]:
-    """The tar of the images with each one's JSON beside it. Returns the trees, in the tar's order."""
-    trees = []
+def pack_answers(images: Path, answers: Path, path: Path) -> None:
+    """The tar of the images with each one's JSON beside it."""
     with tarfile.open(images) as source, Tar(path) as tar:
         for member in source:
             file = source.extractfile(member)
             assert file is not None, f"{images} was written by pack_images"
-            data = (answers / member.name.replace(".png", ".json")).read_bytes()
+            name = member.name.replace(".png", ".json")
             tar.add(member.name, file.read())
-            tar.add(member.name.replace(".png", ".json"), data)
-            trees.append(json.loads(data))
-    return trees
+            tar.add(name, (answers / name).read_bytes())
 
 
 class Tar:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from maskmill.config import ModelSection, to_tree
 from maskmill.errors import UserError
 from maskmill.evaluate.run import evaluate
@@ -37,6 +39,7 @@ from maskmill.storage.files import at, create_if_absent, exists, read_bytes, to_
 from maskmill.training.config import Source, TrainConfig
 from maskmill.training.fit import fit
 
+THREADS = 1  # of this process, on every machine: another number rounds sums in another order
 Tell = Callable[[str], None]
 Record = dict[str, Any]
 
@@ -76,6 +79,7 @@ class DataEngine:
 
     def run(self) -> list[Record]:
         """Every round to its record. Stopped, if a build was asked to."""
+        torch.set_num_threads(THREADS)
         rounds = list(self.rounds())
         self.images.take(0, sum(r.images for r in rounds))  # asked for too many: say so before any work
         records = [self.first_record()]
@@ -132,11 +136,12 @@ class DataEngine:
         with self.step(r.name, "annotate"):
             tasks = [(stem(self.images.whole.names[i]), str(i)) for i in chosen]
             annotate(folder, assignment, tasks, self.cfg.queue.processes)
-            trees = pack_answers(folder / "images.tar", folder / "answers", folder / "masks.tar")
+            if not exists(at(folder / "masks.tar")):
+                pack_answers(folder / "images.tar", folder / "answers", folder / "masks.tar")
             import_masks(folder, self.cfg.run, self.engine, self.tell)
         made: Record = {
             "stage": r.stage, "round": r.number, "data": {"first": r.start, "images": r.images}, "model_in": model_in,
-            "annotation": summary(trees),
+            "annotation": summary([json.loads((folder / "answers" / f"{name}.json").read_bytes()) for name, _ in tasks]),
         }  # fmt: skip
         return made | self.retrained(r, model, model_in, records)
 
