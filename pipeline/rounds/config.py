@@ -1,0 +1,123 @@
+"""configs/engine/*.yaml: the three stages as one run. Frozen dataclasses; an unknown key is refused."""
+
+from dataclasses import dataclass, field
+
+from maskmill.config import Config, ModelSection, RunConfig, at_least, from_tree, read_yaml, resolve
+from maskmill.detect.head import DetectorConfig
+from maskmill.detect.train import DetectorTraining
+from maskmill.errors import UserError
+from maskmill.evaluate.config import EvaluateConfig
+from maskmill.prompts.session import SessionConfig
+from maskmill.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class EngineData:
+    """Annotated images: the masks stand for what annotators want, and measure the held-out part.
+
+    source: a build, SA-1B-style files or COCO JSON; `scenes` images that the engine draws itself, if there is none.
+    held_out: share of the images, drawn by name and seed, that no annotator sees and no model learns from.
+    """
+
+    source: str | None = None
+    images: str | None = None
+    scenes: int = 0
+    held_out: float = 0.25
+
+    def __post_init__(self) -> None:
+        if (self.source is None) == (self.scenes == 0):
+            raise UserError("data: give exactly one of source (annotated images) and scenes (how many to draw)")
+        if not 0 < self.held_out < 1:
+            raise UserError(f"data.held_out is {self.held_out:g}: it must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """How many rounds, and new images in each."""
+
+    rounds: int = 3
+    images: int = 20
+
+    def __post_init__(self) -> None:
+        at_least("stage", self, {"rounds": 0, "images": 1})
+
+
+@dataclass(frozen=True)
+class QueueConfig:
+    """Annotators at work at the same time, and how long a claimed task is theirs."""
+
+    processes: int = 2
+    lease_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        at_least("queue", self, {"processes": 1, "lease_s": 1})
+
+
+@dataclass(frozen=True)
+class PrefillConfig:
+    """Which masks annotators are shown. detections: a COCO results file in place of a detector that is trained here.
+
+    A box of at least box_score prompts SAM; its mask is shown if predicted IoU and stability reach their thresholds.
+    """
+
+    detections: str | None = None
+    box_score: float = 0.3
+    pred_iou_thresh: float = 0.5
+    stability_score_thresh: float = 0.8
+    nms_thresh: float = 0.7
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    training: DetectorTraining = field(default_factory=DetectorTraining)
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """A new model serves only if no figure of the held-out part falls by more than `tolerance`."""
+
+    enabled: bool = True
+    tolerance: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least("gate", self, {"tolerance": 0})
+
+
+@dataclass(frozen=True)
+class AutomaticConfig:
+    """The last stage: settings of the main job, as `--set` takes them."""
+
+    enabled: bool = True
+    set: tuple[str, ...] = ()
+
+    def config(self, model: ModelSection) -> Config:
+        """What `maskmill generate` would run with."""
+        return resolve(model.name, model.checkpoint, assignments=self.set)
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """The whole tree. `retrain`: false leaves the first model in place (an ablation)."""
+
+    data: EngineData
+    model: ModelSection = field(default_factory=ModelSection)
+    annotators: SessionConfig = field(default_factory=SessionConfig)
+    queue: QueueConfig = field(default_factory=QueueConfig)
+    assisted: StageConfig = field(default_factory=StageConfig)
+    semi: StageConfig = field(default_factory=lambda: StageConfig(rounds=2))
+    prefill: PrefillConfig = field(default_factory=PrefillConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    measure: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(points_per_side=0))
+    gate: GateConfig = field(default_factory=GateConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    automatic: AutomaticConfig = field(default_factory=AutomaticConfig)
+    retrain: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.train.data.sources:
+            raise UserError("train.data.sources: the engine trains on what was annotated; leave it out")
+        if self.train.model.fresh:
+            raise UserError("train.model.fresh: the engine retrains the model that serves; leave it out")
+
+
+def read_engine_config(path: str) -> EngineConfig:
+    """A YAML file by path, or configs/engine/NAME.yaml by name."""
+    return from_tree(EngineConfig, read_yaml("engine", path))
