@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from maskmill.errors import UserError
 from maskmill.pipeline.commands.common import RESUMABLE, debugging, stop_resumable
 
 
@@ -14,33 +15,48 @@ def engine_command() -> None:
 
 @engine_command.command()
 @click.argument("config")
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Where the run lives.")
+@click.option("--out", required=True, metavar="DIR", help="Where the run lives: a folder of this machine.")
+@click.option("--set", "assignments", multiple=True, metavar="key=value", help="Change one key of CONFIG.")
 @click.option("--engine", type=click.Choice(["ray", "local"]), default="ray", show_default=True)
+@click.option("--dry-run", is_flag=True, help="Say what would be done: rounds, images, tasks.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def run(config: str, out: Path, engine: str, quiet: bool) -> None:
+def run(config: str, out: str, assignments: tuple[str, ...], engine: str, dry_run: bool, quiet: bool) -> None:
     """Run the rounds of CONFIG (a YAML file, or a name in configs/engine), or continue them.
 
-    The same command continues where it stopped, after any kill; a finished run is left as it is.
+    The same command continues where it stopped, after any kill, to the same records; a finished run is left as it is.
+    SIGTERM, SIGUSR1 and Ctrl-C end it after what is at hand, with exit code 75.
 
     \b
     Examples:
       maskmill engine run demo --out engine-demo/
-      maskmill engine run configs/engine/nuclei.yaml --out nuclei-run/
+      maskmill engine run nuclei --out nuclei/ --set data.source='shards/*.tar' --dry-run
+      maskmill engine run nuclei --out nuclei/ --set data.source='shards/*.tar'
+      maskmill engine run nuclei --out frozen/ --set data.source='shards/*.tar' --set retrain=false
+      maskmill engine run demo --out ungated/ --set gate.enabled=false --set train=finetune
     """
-    from maskmill.pipeline.drive import make_engine, teller
     from maskmill.pipeline.rounds.config import read_engine_config
-    from maskmill.pipeline.rounds.run import DataEngine
-    from maskmill.pipeline.rounds.steps import Stopped
-    from maskmill.pipeline.rounds.table import table
 
     stop_resumable()
-    cfg = read_engine_config(config)
+    if "://" in out:
+        raise UserError(f"--out {out!r}: a run of the data engine lives in a folder of this machine, not in a store")
+    cfg = read_engine_config(config, assignments)
+    from maskmill.pipeline.drive import make_engine
+    from maskmill.pipeline.rounds.run import DataEngine, plan_lines
+    from maskmill.pipeline.rounds.table import table
+    from maskmill.pipeline.rounds.watch import Stopped, Watch
+
+    if dry_run:
+        for line in plan_lines(cfg):
+            click.echo(line)
+        return
     try:
-        DataEngine(cfg, out, make_engine(engine, cfg.run, debugging()), teller(quiet)).run()
+        data_engine = DataEngine(cfg, Path(out), make_engine(engine, cfg.run, debugging()), Watch(Path(out), quiet))
+        with make_engine(engine, cfg.run, debugging()):  # one cluster for all rounds
+            data_engine.run()
     except Stopped:
         click.echo("maskmill: stopped; the same command continues", err=True)
         click.get_current_context().exit(RESUMABLE)
-    for line in table(out):
+    for line in table(Path(out)):
         click.echo(line)
 
 

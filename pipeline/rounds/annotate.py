@@ -1,10 +1,12 @@
 """One simulated annotator: a process that claims images from a round's queue, works on them, and hands the masks in.
 
-`python -m maskmill.pipeline.rounds.annotate ROUND NAME`; the engine starts several. What is handed in follows from the
-image, the model and the settings alone, never from who did it or when.
+`python -m maskmill.pipeline.rounds.annotate ROUND NAME PARENT`; the engine starts several, and each ends with the
+process PARENT. What is handed in follows from the image, the model and the settings alone, never from who did it or
+when. SIGTERM: the image at hand is the last.
 """
 
 import json
+import signal
 import sys
 import threading
 import time
@@ -19,15 +21,15 @@ import numpy as np
 import torch
 
 from maskmill.config import ModelSection, from_tree, to_tree
-from maskmill.detect.head import BoxHead
-from maskmill.detect.train import load_detector
 from maskmill.masks.boxes import xyxy_to_xywh
 from maskmill.masks.rle import decode, encode
-from maskmill.masks.table import TOKENS
+from maskmill.pipeline.child import die_with
 from maskmill.pipeline.rounds.pack import stem
-from maskmill.pipeline.rounds.prepare import box_logits, detected
+from maskmill.pipeline.rounds.prepare import box_logits
 from maskmill.pipeline.rounds.queue import Claim, TaskQueue
 from maskmill.pipeline.rounds.tools import cached_predictor, number
+from maskmill.pipeline.unit import describe
+from maskmill.prompts.annotator import iou
 from maskmill.prompts.clicks import Mask, extent
 from maskmill.prompts.session import Answer, Session, SessionConfig, annotate_image
 from maskmill.sam.build import load_model
@@ -44,8 +46,9 @@ THREADS = 1  # one number on every machine: another rounds sums in another order
 
 @dataclass(frozen=True)
 class Assignment:
-    """What an annotator must know. prepared: the build of what images are shown with; detector: whose boxes gave it."""
+    """What an annotator must know. round: its name; prepared: the build of what images are shown with."""
 
+    round: str
     model: ModelSection
     model_id: str
     source: str
@@ -55,8 +58,6 @@ class Assignment:
     lease_s: float
     annotators: int
     prepared: str
-    detector: str | None = None
-    box_score: float = 0.0
 
 
 def queue_of(folder: Path, assignment: Assignment) -> TaskQueue:
@@ -72,6 +73,7 @@ class Desk:
         self.folder = folder
         self.assignment: Assignment = from_tree(Assignment, json.loads((folder / "assignment.json").read_bytes()))
         self.queue = queue_of(folder, self.assignment)
+        self.stopping = False
 
     @cached_property
     def model(self) -> Sam:
@@ -95,31 +97,20 @@ class Desk:
             found[keys[row["image_id"]]].append(row)
         return {key: sorted(rows, key=lambda r: (-r["predicted_iou"], r["mask_id"])) for key, rows in found.items()}
 
-    @cached_property
-    def head(self) -> BoxHead:
-        assert self.assignment.detector is not None, "only a detector prefills"
-        return load_detector(self.assignment.detector, torch.device("cpu"))
-
     def do(self, claim: Claim) -> bytes:
         """The masks of one image as SA-1B's JSON."""
         found = self.images.read(int(claim.payload))
         predictor = cached_predictor(self.model, found.image, self.cache)
         rows = self.shown[stem(found.name)]
         objects = [m for m in found.masks if m.any()]
-        prefilled = self.prefilled(predictor, rows)
-        session = annotate_image(objects, prefilled, answers(predictor), self.assignment.session, found.name)
-        return to_json(self.tree(found, session, rows))
+        session = annotate_image(
+            objects, prefilled(predictor, rows), answers(predictor), self.assignment.session, found.name
+        )
+        return to_json(self.tree(found, objects, session, rows))
 
-    def prefilled(self, predictor: Predictor, rows: list[dict[str, Any]]) -> list[tuple[Mask, np.ndarray]]:
-        """The masks that the image is shown with, and their logits: those of the same box again."""
-        if not rows:
-            return []
-        boxes = detected(self.head, predictor, self.assignment.box_score).xyxy[[r["mask_id"] // TOKENS for r in rows]]
-        low, _ = box_logits(predictor, boxes)
-        masks = [decode(r["counts"], r["height"], r["width"]) for r in rows]
-        return [(mask, low[i : i + 1].cpu().numpy()) for i, mask in enumerate(masks)]
-
-    def tree(self, found: Annotated, session: Session, prefilled: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def tree(
+        self, found: Annotated, objects: Sequence[Mask], session: Session, prefilled: Sequence[dict[str, Any]]
+    ) -> dict[str, Any]:
         """SA-1B's JSON with the lineage of every mask in its `meta`."""
         height, width = found.image.shape[:2]
         who = f"simulated-{number(found.name) % self.assignment.annotators}"
@@ -138,14 +129,15 @@ class Desk:
                     "id": n,
                     "stability_score": shown.get("stability_score"),
                     "meta": {
-                        "model": self.assignment.model_id, "annotator": who, "edit": made.edit, "clicks": made.clicks,
-                        "seconds": round(made.seconds, 3),
+                        "round": self.assignment.round, "model": self.assignment.model_id, "annotator": who,
+                        "edit": made.edit, "clicks": made.clicks, "seconds": round(made.seconds, 3),
                     },
                 }
             )  # fmt: skip
         about = {
             "name": found.name, "seconds": round(session.seconds, 3), "rejected": session.rejected,
-            "given_up": session.given_up, "prefilled": len(prefilled), "objects": len(found.counts),
+            "given_up": session.given_up, "prefilled": len(prefilled), "objects": len(objects),
+            "ious": [round(max((iou(o, made.mask) for o in objects), default=0.0), 4) for made in session.made],
         }  # fmt: skip
         name = f"sa_{number(found.name)}.png"
         image = {"image_id": number(found.name), "width": width, "height": height, "file_name": name, "meta": about}
@@ -153,7 +145,7 @@ class Desk:
 
     def work(self, name: str) -> None:
         """Until every task is handed in, by whomever."""
-        while any(self.queue.counts()[state] for state in ("open", "claimed")):
+        while not self.stopping and any(self.queue.counts()[state] for state in ("open", "claimed")):
             claim = self.queue.claim(name)
             if claim is None:
                 time.sleep(IDLE_S)
@@ -162,6 +154,15 @@ class Desk:
                 data = self.do(claim)
             write_bytes(at(self.folder / "answers" / f"{claim.name}.json"), data)
             self.queue.finish(claim, name)
+
+
+def prefilled(predictor: Predictor, rows: list[dict[str, Any]]) -> list[tuple[Mask, np.ndarray]]:
+    """The masks that an image is shown with, and logits to mend them from: the model's answer to each one's box."""
+    masks = [decode(r["counts"], r["height"], r["width"]) for r in rows]
+    if not masks:
+        return []
+    low, _ = box_logits(predictor, np.array([extent(mask) for mask in masks], np.float64))
+    return [(mask, low[i : i + 1].cpu().numpy()) for i, mask in enumerate(masks)]
 
 
 def answers(predictor: Predictor) -> Answer:
@@ -199,5 +200,22 @@ def write_assignment(folder: Path, assignment: Assignment) -> None:
     write_bytes(at(folder / "assignment.json"), to_json(to_tree(assignment)))
 
 
+def main(folder: str, name: str, parent: str) -> None:
+    """The process."""
+    threading.Thread(target=die_with, args=(int(parent),), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # sent to all processes of a job: the engine decides
+    desk = Desk(Path(folder))
+
+    def stop(number: int, frame: object) -> None:
+        desk.stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        desk.work(name)
+    except Exception as e:
+        print(f"{name}: {describe(e)}", file=sys.stderr)
+        sys.exit(1)
+
+
 if __name__ == "__main__":
-    Desk(Path(sys.argv[1])).work(sys.argv[2])
+    main(*sys.argv[1:])

@@ -1,34 +1,56 @@
 """configs/engine/*.yaml: the three stages as one run. Frozen dataclasses; an unknown key is refused."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from maskmill.config import Config, ModelSection, RunConfig, at_least, from_tree, read_yaml, resolve
+from maskmill.config import (
+    Config,
+    ModelSection,
+    RunConfig,
+    at_least,
+    from_tree,
+    merge,
+    parse_set,
+    read_yaml,
+    resolve,
+)  # fmt: skip
 from maskmill.detect.head import DetectorConfig
 from maskmill.detect.train import DetectorTraining
 from maskmill.errors import UserError
 from maskmill.evaluate.config import EvaluateConfig
 from maskmill.prompts.session import SessionConfig
 from maskmill.training.config import TrainConfig
+from maskmill.training.scenes import KINDS, SceneConfig
 
 
 @dataclass(frozen=True)
 class EngineData:
     """Annotated images: the masks stand for what annotators want, and measure the held-out part.
 
-    source: a build, SA-1B-style files or COCO JSON; `scenes` images that the engine draws itself, if there is none.
-    held_out: share of the images, drawn by name and seed, that no annotator sees and no model learns from.
+    source: a build, SA-1B-style files or COCO JSON; `images`: where the images of a build or of COCO JSON lie.
+    scenes: how many images the engine draws itself, if there is no source; kinds: which (training/scenes), all by
+    default. held_out: share of the images, by name and seed, that no annotator sees and no model learns from.
     """
 
     source: str | None = None
     images: str | None = None
     scenes: int = 0
+    kinds: tuple[str, ...] = ()
     held_out: float = 0.25
 
     def __post_init__(self) -> None:
+        at_least("data", self, {"scenes": 0})
+        if unknown := set(self.kinds) - set(KINDS):
+            raise UserError(f"data.kinds: {sorted(unknown)[0]!r} is no kind of scene: known are {', '.join(KINDS)}")
         if (self.source is None) == (self.scenes == 0):
             raise UserError("data: give exactly one of source (annotated images) and scenes (how many to draw)")
         if not 0 < self.held_out < 1:
             raise UserError(f"data.held_out is {self.held_out:g}: it must lie between 0 and 1")
+
+    @property
+    def scene(self) -> SceneConfig:
+        """What is drawn."""
+        return SceneConfig(**{kind: float(kind in self.kinds) for kind in KINDS}) if self.kinds else SceneConfig()
 
 
 @dataclass(frozen=True)
@@ -87,14 +109,15 @@ class AutomaticConfig:
     enabled: bool = True
     set: tuple[str, ...] = ()
 
-    def config(self, model: ModelSection) -> Config:
+    def config(self, model: ModelSection, run: RunConfig) -> Config:
         """What `maskmill generate` would run with."""
-        return resolve(model.name, model.checkpoint, assignments=self.set)
+        return replace(resolve(model.name, model.checkpoint, assignments=self.set), run=run)
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """The whole tree. `retrain`: false leaves the first model in place (an ablation)."""
+    """The whole tree. retrain: false leaves the first model in place (an ablation). train_processes: of one training;
+    with more than one they are Ray Train's."""
 
     data: EngineData
     model: ModelSection = field(default_factory=ModelSection)
@@ -109,15 +132,33 @@ class EngineConfig:
     run: RunConfig = field(default_factory=RunConfig)
     automatic: AutomaticConfig = field(default_factory=AutomaticConfig)
     retrain: bool = True
+    train_processes: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
+        at_least("engine", self, {"train_processes": 1})
         if self.train.data.sources:
             raise UserError("train.data.sources: the engine trains on what was annotated; leave it out")
         if self.train.model.fresh:
             raise UserError("train.model.fresh: the engine retrains the model that serves; leave it out")
 
 
-def read_engine_config(path: str) -> EngineConfig:
-    """A YAML file by path, or configs/engine/NAME.yaml by name."""
-    return from_tree(EngineConfig, read_yaml("engine", path))
+def read_engine_config(path: str, assignments: tuple[str, ...] = ()) -> EngineConfig:
+    """A YAML file by path, or configs/engine/NAME.yaml by name; `assignments` (key=value) on top of it.
+
+    `train: NAME` is configs/train/NAME.yaml; `train: {from: NAME, ...}` changes some of its keys.
+    """
+    over: dict[str, Any] = parse_set([f"engine.{text}" for text in assignments]).get("engine", {})
+    tree = read_yaml("engine", path)
+    tree = merge(tree | {"train": named_recipe(tree.get("train"))}, over)
+    return from_tree(EngineConfig, tree | {"train": named_recipe(tree["train"])})
+
+
+def named_recipe(tree: Any) -> Any:
+    """A training recipe whose `from`, or the recipe itself, is a name."""
+    if isinstance(tree, str):
+        return read_yaml("train", tree)
+    if not isinstance(tree, dict):
+        return {} if tree is None else tree
+    rest = {key: value for key, value in tree.items() if key != "from"}
+    return merge(read_yaml("train", tree["from"]), rest) if "from" in tree else rest

@@ -12,10 +12,11 @@ from maskmill.masks.boxes import xyxy_to_xywh
 from maskmill.masks.rle import encode
 from maskmill.pipeline.rounds.config import EngineData
 from maskmill.pipeline.rounds.pack import png
+from maskmill.pipeline.rounds.watch import Watch
 from maskmill.prompts.clicks import extent
-from maskmill.storage.annotated import Annotated, AnnotatedSet, open_annotated
-from maskmill.storage.files import at, exists, to_json, write_bytes
-from maskmill.training.scenes import Textures, layered_scene
+from maskmill.storage.annotated import Annotated, AnnotatedSet, BuildSet, CocoSet, open_annotated
+from maskmill.storage.files import at, exists, read_bytes, to_json, write_bytes
+from maskmill.training.scenes import Textures, draw_scene
 
 SIDE = 256  # pixels of a drawn scene
 
@@ -34,8 +35,8 @@ class Part:
 class EngineImages:
     """The annotated set, in the order in which it is worked through, and its held-out part."""
 
-    def __init__(self, cfg: EngineData, seed: int, out: Path) -> None:
-        self.source = cfg.source or str(draw_scenes(out / "data", cfg.scenes, seed))
+    def __init__(self, cfg: EngineData, seed: int, out: Path, watch: Watch) -> None:
+        self.source = cfg.source or str(draw_scenes(out / "data", cfg, seed, watch))
         self.images = cfg.images
         self.whole = open_annotated(self.source, self.images)
         order = sorted(range(len(self.whole.names)), key=lambda i: drawn(seed, self.whole.names[i]))
@@ -54,13 +55,26 @@ class EngineImages:
 
     def take(self, start: int, count: int) -> list[int]:
         """The next images that nobody has seen. UserError if there are none left."""
-        chosen = self.pool[start : start + count]
-        if len(chosen) < count:
-            raise UserError(
-                f"the rounds ask for {start + count} images, {self.source} has {len(self.pool)} beside the held-out "
-                f"{len(self.held)}: fewer rounds, or fewer images in each"
-            )
-        return chosen
+        check_enough(start + count, len(self.pool), len(self.held))
+        return self.pool[start : start + count]
+
+    @property
+    def inputs(self) -> str:
+        """The images alone, as `maskmill generate` takes them."""
+        if self.images is not None:
+            return self.images
+        if isinstance(self.whole, BuildSet):
+            return str(json.loads(read_bytes(self.whole.build.path / "build.json"))["inputs"]["url"])
+        return self.whole.folder if isinstance(self.whole, CocoSet) else self.source
+
+
+def check_enough(wanted: int, pool: int, held: int) -> None:
+    """UserError if the rounds ask for more images than there are."""
+    if wanted > pool:
+        raise UserError(
+            f"the rounds ask for {wanted} images, there are {pool} beside the {held} held out: fewer rounds, or fewer "
+            f"images in each (assisted.images, semi.images)"
+        )
 
 
 def drawn(seed: int, name: str) -> bytes:
@@ -68,13 +82,17 @@ def drawn(seed: int, name: str) -> bytes:
     return hashlib.sha256(f"{seed}\0{name}".encode()).digest()
 
 
-def draw_scenes(folder: Path, count: int, seed: int) -> Path:
-    """FOLDER: so many drawn scenes with their exact masks, SA-1B style."""
-    for n in range(count):
-        path = folder / f"scene-{n:04d}.png"
-        if exists(at(path.with_suffix(".json"))):
-            continue
-        scene = layered_scene(np.random.default_rng([seed, n]), Textures([]), SIDE)
+def draw_scenes(folder: Path, cfg: EngineData, seed: int, watch: Watch) -> Path:
+    """FOLDER: `cfg.scenes` drawn scenes with their exact masks, SA-1B style."""
+    paths = {n: folder / f"scene-{n:04d}.png" for n in range(cfg.scenes)}
+    missing = [n for n, path in paths.items() if not exists(at(path.with_suffix(".json")))]
+    textures = Textures([]) if missing else None
+    if missing:
+        watch.tell(f"drawing {len(missing)} scenes")
+    for n in missing:
+        assert textures is not None
+        path = paths[n]
+        scene = draw_scene(np.random.default_rng([seed, n]), cfg.scene, textures, SIDE)
         annotations = []
         for i, mask in enumerate(m for m in scene.masks if m.any()):
             box = xyxy_to_xywh(np.array([extent(mask)]))[0].tolist()
@@ -84,9 +102,3 @@ def draw_scenes(folder: Path, count: int, seed: int) -> Path:
         write_bytes(at(path), png(scene.image))
         write_bytes(at(path.with_suffix(".json")), to_json({"image": image, "annotations": annotations}))
     return folder
-
-
-def read_record(folder: Path) -> dict[str, object] | None:
-    """FOLDER/round.json, if the round is over."""
-    path = folder / "round.json"
-    return json.loads(path.read_bytes()) if path.exists() else None  # type: ignore[no-any-return]

@@ -6,18 +6,20 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from maskmill.errors import UserError
+from maskmill.pipeline.rounds.watch import At
 from maskmill.storage.annotated import AnnotatedSet
 
 MATCHED = 0.5
 
 
-def automatic_quality(automatic: AnnotatedSet, truth: AnnotatedSet) -> dict[str, Any]:
+def automatic_quality(automatic: AnnotatedSet, truth: AnnotatedSet, say: At) -> dict[str, Any]:
     """The paper's shares (section 5: above 90% and 75% IoU) of matched pairs, and how many objects are found."""
     places = {plain(name): i for i, name in enumerate(automatic.names)}
     ious: list[float] = []
     masks = objects = 0
     for n, name in enumerate(truth.names):
         wanted = truth.read(n)
+        say(n, len(truth.names))
         objects += len(wanted.counts)
         if plain(name) not in places:  # not one mask there
             continue

@@ -10,38 +10,40 @@ killed run continues by the same command to the same records; only timing.json t
 """
 
 import json
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from maskmill.config import ModelSection, to_tree
-from maskmill.errors import UserError
-from maskmill.evaluate.run import evaluate
+from maskmill.config import ModelSection
 from maskmill.pipeline.engines import Engine
 from maskmill.pipeline.generate import new_job, open_build
-from maskmill.pipeline.recipe import Recipe, differences
+from maskmill.pipeline.recipe import Recipe
 from maskmill.pipeline.rounds.annotate import Assignment
+from maskmill.pipeline.rounds.boxes import box_recall
 from maskmill.pipeline.rounds.config import EngineConfig
-from maskmill.pipeline.rounds.data import EngineImages, read_record
-from maskmill.pipeline.rounds.gate import worse
+from maskmill.pipeline.rounds.data import EngineImages, check_enough
 from maskmill.pipeline.rounds.pack import pack_answers, pack_images, stem
 from maskmill.pipeline.rounds.quality import automatic_quality
+from maskmill.pipeline.rounds.record import (
+    Record,
+    about_annotators,
+    check_same,
+    fingerprint,
+    read_answers,
+    read_record,
+    summary,
+    thresholds,
+)  # fmt: skip
+from maskmill.pipeline.rounds.retrain import Retraining, masks_in, measure
 from maskmill.pipeline.rounds.steps import annotate, import_masks, make_detector, prepare, run_build
-from maskmill.pipeline.weights import weights_sha256
-from maskmill.sam.build import load_model
+from maskmill.pipeline.rounds.watch import Watch
+from maskmill.sam.build import checkpoint_sha256
 from maskmill.storage.annotated import open_annotated
-from maskmill.storage.files import at, create_if_absent, exists, read_bytes, to_json, write_bytes
-from maskmill.training.config import Source, TrainConfig
-from maskmill.training.fit import fit
+from maskmill.storage.files import at, create_if_absent, exists, read_bytes, sha256_file, to_json
 
 THREADS = 1  # of this process, on every machine: another number rounds sums in another order
-Tell = Callable[[str], None]
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -58,35 +60,37 @@ class Round:
         return f"{self.stage}-{self.number}"
 
 
+def rounds_of(cfg: EngineConfig) -> Iterator[Round]:
+    """All rounds with people, in order."""
+    start = 0
+    for stage, plan in (("assisted", cfg.assisted), ("semi", cfg.semi)):
+        for number in range(1, plan.rounds + 1):
+            yield Round(stage, number, start, plan.images)
+            start += plan.images
+
+
 class DataEngine:
     """A run in its folder."""
 
-    def __init__(self, cfg: EngineConfig, out: Path, engine: Engine, tell: Tell) -> None:
-        self.cfg, self.out, self.engine, self.tell = cfg, out, engine, tell
-        self.images = EngineImages(cfg.data, cfg.seed, out)
+    def __init__(self, cfg: EngineConfig, out: Path, engine: Engine, watch: Watch) -> None:
+        self.cfg, self.out, self.engine, self.watch = cfg, out, engine, watch
+        self.images = EngineImages(cfg.data, cfg.seed, out, watch)
+        self.rounds = list(rounds_of(cfg))
+        self.images.take(0, sum(r.images for r in self.rounds))  # asked for too many: say so before any work
         self.embeddings = out / "embeddings"
-        about = {"config": to_tree(cfg), "data": self.images.fingerprint}
-        create_if_absent(at(out / "engine.json"), to_json(about))
-        check_same(out, json.loads(read_bytes(at(out / "engine.json"))), json.loads(to_json(about)))
-
-    def rounds(self) -> Iterator[Round]:
-        """All rounds with people, in order."""
-        start = 0
-        for stage, plan in (("assisted", self.cfg.assisted), ("semi", self.cfg.semi)):
-            for number in range(1, plan.rounds + 1):
-                yield Round(stage, number, start, plan.images)
-                start += plan.images
+        about = to_json(fingerprint(cfg, self.images.fingerprint))
+        create_if_absent(at(out / "engine.json"), about)
+        check_same(out, json.loads(read_bytes(at(out / "engine.json"))), json.loads(about))
 
     def run(self) -> list[Record]:
-        """Every round to its record. Stopped, if a build was asked to."""
+        """Every round to its record. Stopped, if it was asked to; the same call continues."""
         torch.set_num_threads(THREADS)
-        rounds = list(self.rounds())
-        self.images.take(0, sum(r.images for r in rounds))  # asked for too many: say so before any work
-        records = [self.first_record()]
-        for r in rounds:
-            records.append(self.record(r.name, lambda r=r: self.annotated_round(r, records)))  # type: ignore[misc]
-        if self.cfg.automatic.enabled:
-            records.append(self.record("automatic-1", lambda: self.automatic(records)))
+        with self.watch.signals():
+            records = [self.record("start-0", self.first)]
+            for r in self.rounds:
+                records.append(self.record(r.name, lambda r=r: self.annotated(r, records)))  # type: ignore[misc]
+            if self.cfg.automatic.enabled:
+                records.append(self.record("automatic-1", lambda: self.automatic(records)))
         return records
 
     def record(self, name: str, make: Callable[[], Record]) -> Record:
@@ -94,20 +98,21 @@ class DataEngine:
         folder = self.out / "rounds" / name
         if (found := read_record(folder)) is not None:
             return found
-        self.tell(f"round {name}")
+        self.watch.tell(f"round {name}")
         made = make()
         create_if_absent(at(folder / "round.json"), to_json(made))
+        self.watch.tell(f"round {name}: {made['decision']}" if "decision" in made else f"round {name}: done")
         return read_record(folder) or made
 
-    def first_record(self) -> Record:
+    def first(self) -> Record:
         """The model that the run begins with, measured."""
-
-        def make() -> Record:
-            sha256 = weights_sha256(self.cfg.model.name, self.cfg.model.checkpoint)
-            model = {"name": self.cfg.model.name, "checkpoint": None, "sha256": sha256}
-            return {"stage": "start", "model_out": model, "metrics": self.measure("start-0", self.cfg.model)}
-
-        return self.record("start-0", make)
+        model = self.cfg.model
+        sha256 = checkpoint_sha256(model.name, model.checkpoint)
+        metrics = measure(self.watch, "start-0", model, self.images.held_out, self.cfg)
+        return {
+            "stage": "start", "round": 0, "model_out": {"name": model.name, "checkpoint": None, "sha256": sha256},
+            "metrics": metrics,
+        }  # fmt: skip
 
     def serving(self, records: list[Record]) -> tuple[ModelSection, Record]:
         """The model that serves now, and its record."""
@@ -116,136 +121,96 @@ class DataEngine:
             return self.cfg.model, model
         return ModelSection(self.cfg.model.name, str(self.out / model["checkpoint"])), model
 
-    def annotated_round(self, r: Round, records: list[Record]) -> Record:
+    def annotated(self, r: Round, records: list[Record]) -> Record:
         """Prepare, annotate, retrain, measure, decide."""
-        folder = self.out / "rounds" / r.name
         model, model_in = self.serving(records)
         chosen = self.images.take(r.start, r.images)
-        with self.step(r.name, "pack"):
+        found = self.detector(r, model) if r.stage == "semi" else {}
+        annotation = self.annotate(r, chosen, model, f"{model.name}-{model_in['sha256'][:8]}")
+        made: Record = {
+            "stage": r.stage, "round": r.number, "data": self.about_data(r), "model_in": model_in,
+            "annotators": about_annotators(self.cfg), "thresholds": thresholds(self.cfg, r.stage), **found,
+            "annotation": annotation,
+        }  # fmt: skip
+        retraining = Retraining(self.cfg, self.out, r.name, self.embeddings, self.images.held_out, self.watch)
+        return made | retraining.do(self.builds(r, True), model, model_in, records[-1]["metrics"])
+
+    def annotate(self, r: Round, chosen: list[int], model: ModelSection, model_id: str) -> Record:
+        """The images embedded and shown, the masks handed in, as a build; what people did."""
+        folder, cfg = self.out / "rounds" / r.name, self.cfg
+        with self.watch.step(r.name, "pack"):
             if not exists(at(folder / "images.tar")):
                 pack_images(self.images.whole, chosen, folder / "images.tar")
-        detector = self.detector(r, records) if r.stage == "semi" else None
-        with self.step(r.name, "prepare"):
-            prepare(folder, model, self.embeddings, detector, self.cfg.prefill, self.cfg.run, self.engine, self.tell)
+        detector = folder / "detector.safetensors" if r.stage == "semi" else None
+        with self.watch.step(r.name, "prepare"):
+            prepare(folder, model, self.embeddings, detector, cfg.prefill, cfg.run, self.engine, self.watch, r.images)
         assignment = Assignment(
-            model=model, model_id=f"{model.name}-{model_in['sha256'][:8]}", source=self.images.source,
-            images=self.images.images, embeddings=str(self.embeddings), session=self.cfg.annotators,
-            lease_s=self.cfg.queue.lease_s, annotators=self.cfg.queue.processes, prepared=str(folder / "prepared"),
-            detector=None if detector is None else str(detector), box_score=self.cfg.prefill.box_score,
+            round=r.name, model=model, model_id=model_id, source=self.images.source, images=self.images.images,
+            embeddings=str(self.embeddings), session=cfg.annotators, lease_s=cfg.queue.lease_s,
+            annotators=cfg.queue.processes, prepared=str(folder / "prepared"),
         )  # fmt: skip
-        with self.step(r.name, "annotate"):
-            tasks = [(stem(self.images.whole.names[i]), str(i)) for i in chosen]
-            annotate(folder, assignment, tasks, self.cfg.queue.processes)
+        tasks = [(stem(self.images.whole.names[i]), str(i)) for i in chosen]
+        with self.watch.step(r.name, "annotate") as say:
+            annotate(folder, assignment, tasks, cfg.queue.processes, say)
+        with self.watch.step(r.name, "import"):
             if not exists(at(folder / "masks.tar")):
                 pack_answers(folder / "images.tar", folder / "answers", folder / "masks.tar")
-            import_masks(folder, self.cfg.run, self.engine, self.tell)
-        made: Record = {
-            "stage": r.stage, "round": r.number, "data": {"first": r.start, "images": r.images}, "model_in": model_in,
-            "annotation": summary([json.loads((folder / "answers" / f"{name}.json").read_bytes()) for name, _ in tasks]),
-        }  # fmt: skip
-        return made | self.retrained(r, model, model_in, records)
+            import_masks(folder, r.stage, model_id, cfg.run, self.engine, self.watch, r.images)
+        return summary(read_answers(folder, [name for name, _ in tasks]))
 
-    def detector(self, r: Round, records: list[Record]) -> Path:
-        """The round's box detector, from all masks so far."""
-        model, _ = self.serving(records)
-        with self.step(r.name, "detector"):
-            path = self.out / "rounds" / r.name / "detector.safetensors"
-            return make_detector(path, self.builds(r, False), model, self.embeddings, self.cfg.prefill, self.tell)
+    def about_data(self, r: Round) -> Record:
+        """Which images, and the bytes that came of them."""
+        masks = sha256_file(self.out / "rounds" / r.name / "masks.tar")
+        return {"first": r.start, "images": r.images, "masks_sha256": masks}
+
+    def detector(self, r: Round, model: ModelSection) -> Record:
+        """The round's box detector, from all masks so far, and how many held-out objects it finds."""
+        path = self.out / "rounds" / r.name / "detector.safetensors"
+        with self.watch.step(r.name, "detector") as say:
+            builds = [b for b in self.builds(r, False) if masks_in(b)]
+            make_detector(path, builds, model, self.embeddings, self.cfg.prefill, say)
+        with self.watch.step(r.name, "detector recall") as say:
+            recall = box_recall(path, model, self.embeddings, self.images.held_out, say)
+        return {"detector": {"sha256": sha256_file(path), "rounds": [b.parent.name for b in builds], **recall}}
 
     def builds(self, last: Round, include: bool) -> list[Path]:
         """The masks of all rounds before one, and of it."""
-        before = [r for r in self.rounds() if r.start < last.start or (include and r == last)]
+        before = [r for r in self.rounds if r.start < last.start or (include and r == last)]
         return [self.out / "rounds" / r.name / "masks" for r in before]
-
-    def retrained(self, r: Round, model: ModelSection, model_in: Record, records: list[Record]) -> Record:
-        """Train on what was annotated, measure, and let the gate decide which model serves."""
-        if not self.cfg.retrain:
-            return {"model_out": model_in, "metrics": records[-1]["metrics"], "decision": "kept: no retraining"}
-        folder = self.out / "rounds" / r.name / "train"
-        with self.step(r.name, "train"):
-            fit(self.training(self.builds(r, True), model), str(folder))
-        path = folder / "model.safetensors"
-        candidate = ModelSection(model.name, str(path))
-        metrics = self.measure(r.name, candidate)
-        new = {
-            "name": model.name, "checkpoint": str(path.relative_to(self.out)),
-            "sha256": weights_sha256(model.name, str(path)),
-        }  # fmt: skip
-        falls = worse(metrics, records[-1]["metrics"], self.cfg.gate.tolerance) if self.cfg.gate.enabled else []
-        if falls:
-            return {
-                "model_out": model_in, "metrics": records[-1]["metrics"], "candidate": new | {"metrics": metrics},
-                "decision": f"not promoted: {'; '.join(falls)}",
-            }  # fmt: skip
-        return {"model_out": new, "metrics": metrics, "decision": "promoted"}
-
-    def training(self, builds: list[Path], model: ModelSection) -> TrainConfig:
-        """The stage's recipe with this round's data and first weights."""
-        cfg = self.cfg.train
-        sources = tuple(Source(str(build)) for build in builds)
-        return replace(
-            cfg, model=replace(cfg.model, name=model.name, checkpoint=model.checkpoint),
-            data=replace(cfg.data, sources=sources), run=replace(cfg.run, embeddings=str(self.embeddings)),
-        )  # fmt: skip
-
-    def measure(self, name: str, model: ModelSection) -> Record:
-        """Figures of the held-out part, which no annotator and no training has seen."""
-        with self.step(name, "measure"):
-            sam = load_model(model.name, model.checkpoint, device="cpu")
-            tree = evaluate(sam, self.images.held_out, self.cfg.measure).summary()
-        del tree["seconds"]  # of this machine
-        return tree
 
     def automatic(self, records: list[Record]) -> Record:
         """The main job over all images by the last model, and its quality where the truth is known."""
         model, model_in = self.serving(records)
-        recipe = Recipe(
-            self.cfg.automatic.config(model), model_in["sha256"], self.images.images or self.images.source, "default",
-            candidates=True,
-        )  # fmt: skip
-        with self.step("automatic-1", "generate"):
+        config, count = self.cfg.automatic.config(model, self.cfg.run), len(self.images.whole.names)
+        recipe = Recipe(config, model_in["sha256"], self.images.inputs, "default", candidates=True)
+        with self.watch.step("automatic-1", "generate"):
             opened = open_build(recipe, self.out / "automatic", append=False)
-            build = run_build(opened, new_job(recipe, opened.build, None), self.engine, self.tell)
-        masks = sum(m.masks for m in build.manifests())
-        quality = automatic_quality(open_annotated(str(build.path)), self.images.held_out)
+            build = run_build(opened, new_job(recipe, opened.build, None), self.engine, self.watch, count)
+        with self.watch.step("automatic-1", "quality") as say:
+            quality = automatic_quality(open_annotated(str(build.path)), self.images.held_out, say)
         return {
             "stage": "automatic", "round": 1, "model_in": model_in, "model_out": model_in,
-            "metrics": records[-1]["metrics"], "images": len(self.images.whole.names), "masks": masks,
-            "quality": quality,
+            "metrics": records[-1]["metrics"], "images": sum(m.images for m in build.manifests()),
+            "masks": sum(m.masks for m in build.manifests()), "quality": quality,
         }  # fmt: skip
 
-    @contextmanager
-    def step(self, name: str, what: str) -> Iterator[None]:
-        """Adds its seconds to the round's timing.json, beside the records: no two runs agree on them."""
-        begun = time.monotonic()
-        yield
-        path = self.out / "rounds" / name / "timing.json"
-        known = json.loads(path.read_bytes()) if path.exists() else {}
-        known[what] = round(known.get(what, 0.0) + time.monotonic() - begun, 2)
-        write_bytes(at(path), to_json(known))
 
-
-def summary(trees: list[dict[str, Any]]) -> Record:
-    """What people did, from what they handed in."""
-    about = [tree["image"]["meta"] for tree in trees]
-    masks = [a["meta"] for tree in trees for a in tree["annotations"]]
-    seconds = sum(a["seconds"] for a in about)
-    edits = {edit: sum(m["edit"] == edit for m in masks) for edit in ("drawn", "accepted", "fixed")}
-    worked = [m for m in masks if m["edit"] != "accepted"]
-    return {
-        "masks": len(masks), "masks_per_image": round(len(masks) / max(1, len(trees)), 4), **edits,
-        "prefilled": sum(a["prefilled"] for a in about), "rejected": sum(a["rejected"] for a in about),
-        "given_up": sum(a["given_up"] for a in about), "objects": sum(a["objects"] for a in about),
-        "seconds": round(seconds, 3), "seconds_per_mask": round(seconds / max(1, len(masks)), 4),
-        "clicks": sum(m["clicks"] for m in masks),
-        "clicks_per_mask": round(sum(m["clicks"] for m in worked) / max(1, len(worked)), 4),
-    }  # fmt: skip
-
-
-def check_same(out: Path, old: Record, new: Record) -> None:
-    """A run goes on with the config and the data that it was begun with."""
-    if changes := differences(old, new):
-        raise UserError(
-            f"{str(out)!r} was begun with another config or other data: {'; '.join(changes[:5])}. "
-            f"Give the same, or another --out"
-        )
+def plan_lines(cfg: EngineConfig) -> Iterator[str]:
+    """What a run would do, round by round. Writes nothing. UserError for too few images."""
+    count = cfg.data.scenes
+    if cfg.data.source is not None:
+        count = len(open_annotated(cfg.data.source, cfg.data.images).names)
+    held = max(1, round(cfg.data.held_out * count))
+    what = f"{cfg.data.source}" if cfg.data.source is not None else "scenes that the engine draws"
+    yield f"data        {count} images: {what}; {held} held out, {count - held} for annotators"
+    yield f"model       {cfg.model.name}{'' if cfg.model.checkpoint is None else f' ({cfg.model.checkpoint})'}"
+    wanted = 0
+    for r in rounds_of(cfg):
+        wanted += r.images
+        after = f"train {cfg.train.optim.steps} steps" if cfg.retrain else "no retraining"
+        first = "" if r.stage == "assisted" else f"detector {cfg.prefill.training.steps} steps, prefill, "
+        gate = "" if not cfg.retrain else ", measure, gate" if cfg.gate.enabled else ", measure, no gate"
+        yield f"{r.name:<11} {r.images} tasks for {cfg.queue.processes} annotators: {first}annotate, {after}{gate}"
+    if cfg.automatic.enabled:
+        yield f"automatic-1 {count} images: maskmill generate by the last model, quality on the {held} held out"
+    check_enough(wanted, count - held, held)

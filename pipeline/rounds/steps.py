@@ -1,54 +1,58 @@
 """The steps of one round, each of which leaves a file or a build behind: what is there is not done again."""
 
+import contextlib
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 
 from maskmill.config import ModelSection, RunConfig
-from maskmill.detect.train import Example, load_detector, save_detector, train_detector
+from maskmill.detect.train import Example, save_detector, train_detector
 from maskmill.errors import UserError
 from maskmill.masks.rle import decode
 from maskmill.pipeline.engines import Engine
 from maskmill.pipeline.exchange.importing import import_job, make_recipe, open_sa1b_import
 from maskmill.pipeline.generate import Opened, close_build, new_job, open_build
+from maskmill.pipeline.progress import ProgressReporter
 from maskmill.pipeline.rounds.annotate import Assignment, queue_of, write_assignment
 from maskmill.pipeline.rounds.config import PrefillConfig
+from maskmill.pipeline.rounds.handed_in import RoundImportJob
 from maskmill.pipeline.rounds.prepare import FILTER, PrepareJob, PrepareRecipe, prepare_config
+from maskmill.pipeline.rounds.queue import TaskQueue
 from maskmill.pipeline.rounds.tools import cached_predictor
+from maskmill.pipeline.rounds.watch import At, Stopped, Watch
 from maskmill.pipeline.run import Outcome, run_tasks
 from maskmill.pipeline.unit import Job, Task
-from maskmill.pipeline.weights import weights_sha256
 from maskmill.prompts.clicks import extent
-from maskmill.sam.build import load_model
+from maskmill.sam.build import checkpoint_sha256, load_model
 from maskmill.sam.sam import Sam
 from maskmill.storage.annotated import Annotated, open_annotated
 from maskmill.storage.build import Build
 from maskmill.storage.files import at, exists, sha256_file
 from maskmill.training.embeddings import EmbeddingCache
 
-Tell = Callable[[str], None]
-LIVES = 5  # of an annotator's process before the round gives up
+LIVES = 5  # how many annotator processes of a round may die before it is given up
+END_S = 60.0  # for the image at hand, once annotators were asked to stop
 
 
-class Stopped(Exception):
-    """The run was asked to stop; the same command continues."""
-
-
-def run_build(opened: Opened, job: Job, engine: Engine, tell: Tell) -> Build:
-    """Do what is pending of a build and close it. UserError if units fail."""
+def run_build(opened: Opened, job: Job, engine: Engine, watch: Watch, images: int) -> Build:
+    """Do what is pending of a build and close it. Stopped; UserError if units fail."""
     outcome = Outcome()
     if opened.pending:
-        outcome = run_tasks(job, [Task(unit) for unit in opened.pending], engine, tell)
+        with ProgressReporter(opened.build, images, watch.quiet):
+            outcome = run_tasks(job, [Task(unit) for unit in opened.pending], engine, watch.tell)
     if outcome.stopped:
         raise Stopped
     if outcome.left:
         first = outcome.left[0].unit.unit
         raise UserError(f"{opened.build}: unit {first} failed: {outcome.errors.get(first, 'see maskmill status')}")
-    close_build(opened.build)
+    if (closed := close_build(opened.build)) != "closed":
+        raise UserError(f"{opened.build} cannot be closed ({closed}): is another run at work on it?")
     return Build(opened.build)
 
 
@@ -60,71 +64,103 @@ def prepare(
     prefill: PrefillConfig,
     run: RunConfig,
     engine: Engine,
-    tell: Tell,
+    watch: Watch,
+    images: int,
 ) -> Build:
     """FOLDER/prepared: every image of the round embedded; with a detector, its confident masks."""
     sha256 = None if detector is None else sha256_file(detector)
-    recipe = PrepareRecipe(
-        prepare_config(model, prefill, run), weights_sha256(model.name, model.checkpoint), str(folder / "images.tar"),
-        FILTER, True, sha256, prefill.box_score,
-    )  # fmt: skip
+    config, weights = prepare_config(model, prefill, run), checkpoint_sha256(model.name, model.checkpoint)
+    images_tar = str(folder / "images.tar")
+    recipe = PrepareRecipe(config, weights, images_tar, FILTER, True, sha256, prefill.box_score)
     opened = open_build(recipe, folder / "prepared", append=False)
-    plain = new_job(recipe, opened.build, "cpu")
-    fields = {name: getattr(plain, name) for name in plain.__dataclass_fields__ if name not in ("segmenter",)}
+    plain = new_job(recipe, opened.build, None)
+    same = {f.name: getattr(plain, f.name) for f in fields(plain) if f.name != "segmenter"}
     job = PrepareJob(
-        **fields, embeddings=str(embeddings.resolve()), detector=None if detector is None else str(detector.resolve()),
+        **same, embeddings=str(embeddings.resolve()), detector=None if detector is None else str(detector.resolve()),
         box_score=prefill.box_score,
     )  # fmt: skip
-    return run_build(opened, job, engine, tell)
+    return run_build(opened, job, engine, watch, images)
 
 
-def annotate(folder: Path, assignment: Assignment, tasks: Sequence[tuple[str, str]], processes: int) -> None:
-    """Every task handed in by simulated annotators, each a process; one that dies is replaced."""
+def annotate(folder: Path, assignment: Assignment, tasks: Sequence[tuple[str, str]], processes: int, say: At) -> None:
+    """Every task handed in by simulated annotators, each a process; one that dies is replaced. Stopped."""
     write_assignment(folder, assignment)
     queue = queue_of(folder, assignment)
     queue.add(tasks)
+    names = [f"annotator-{n}" for n in range(processes + LIVES)]
+    for name in names:  # of a run that was killed: its annotators died with it
+        queue.release_of(name)
     command = [sys.executable, "-m", "maskmill.pipeline.rounds.annotate", str(folder)]
-    started = 0
-    at_work: list[subprocess.Popen[bytes]] = []
+    at_work: dict[str, subprocess.Popen[bytes]] = {}
+    patience = 0.0
     try:
-        while any(queue.counts()[state] for state in ("open", "claimed")):
-            at_work = [p for p in at_work if p.poll() is None]
-            while len(at_work) < processes:
-                if started == processes + LIVES:
-                    raise UserError(f"annotators of {folder} keep dying: see what they said above")
-                at_work.append(subprocess.Popen([*command, f"annotator-{started}"]))
-                started += 1
-            time.sleep(0.1)
-        for process in at_work:
-            process.wait()
+        while (left := to_do(queue)) > 0:
+            say(len(tasks) - left, len(tasks))
+            for name in [n for n, process in at_work.items() if process.poll() is not None]:
+                queue.release_of(name)
+                del at_work[name]
+            while len(at_work) < min(processes, left):
+                if not names:
+                    raise UserError(f"annotator processes of {folder} keep dying: see what they said above")
+                at_work[names[0]] = subprocess.Popen([*command, names.pop(0), str(os.getpid())])
+            time.sleep(0.05)
+        patience = END_S
+    except Stopped:
+        for process in at_work.values():
+            process.terminate()
+        patience = END_S
+        raise
     finally:
-        for process in at_work:
+        dismiss(list(at_work.values()), patience)
+
+
+def to_do(queue: TaskQueue) -> int:
+    """Tasks that are not handed in."""
+    counts = queue.counts()
+    return counts["open"] + counts["claimed"]
+
+
+def dismiss(processes: list["subprocess.Popen[bytes]"], patience: float) -> None:
+    """They may end by themselves within `patience` seconds."""
+    until = time.monotonic() + patience
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            for process in processes:
+                process.wait(max(0.0, until - time.monotonic()))
+    finally:
+        for process in processes:
             process.kill()
+            process.wait()
 
 
-def import_masks(folder: Path, run: RunConfig, engine: Engine, tell: Tell) -> Build:
+def import_masks(
+    folder: Path, stage: str, made_with: str, run: RunConfig, engine: Engine, watch: Watch, images: int
+) -> Build:
     """FOLDER/masks: what annotators handed in, as a build."""
     recipe = make_recipe(str(folder / "masks.tar"), "sa1b", "keep", run, 400.0, candidates=True)
-    opened = open_sa1b_import(recipe, at(folder / "masks"), False, tell)
-    return run_build(opened, import_job(recipe, opened.build), engine, tell)
+    opened = open_sa1b_import(recipe, at(folder / "masks"), False, watch.tell)
+    plain = import_job(recipe, opened.build)
+    same = {f.name: getattr(plain, f.name) for f in fields(plain) if f.name != "worker"}
+    return run_build(opened, RoundImportJob(**same, stage=stage, made_with=made_with), engine, watch, images)
 
 
 def make_detector(
-    path: Path, builds: Sequence[Path], model: ModelSection, embeddings: Path, prefill: PrefillConfig, tell: Tell
+    path: Path, builds: Sequence[Path], model: ModelSection, embeddings: Path, prefill: PrefillConfig, say: At
 ) -> Path:
-    """PATH: a detector that learned from all masks of these builds."""
+    """PATH: a detector that learned from all masks of these builds. Stopped."""
     if exists(at(path)):
-        load_detector(path, torch.device("cpu"))
         return path
-    sam = load_model(model.name, model.checkpoint, device="cpu")
+    sam = load_model(model.name, model.checkpoint)
     cache = EmbeddingCache(at(embeddings), sam, "float32")
     examples: list[Callable[[], Example]] = []
     for build in builds:
         images = open_annotated(str(build))
         for i in range(len(images.names)):
             examples.append(lambda images=images, i=i: example(images.read(i), sam, cache))  # type: ignore[misc]
-    tell(f"detector: {prefill.training.steps} steps on {len(examples)} images")
-    head = train_detector(examples, prefill.detector, prefill.training, torch.device("cpu"))
+    steps = prefill.training.steps
+    head = train_detector(
+        examples, prefill.detector, prefill.training, sam.device, lambda step, loss: say(step + 1, steps)
+    )
     save_detector(head, path)
     return path
 
@@ -137,4 +173,4 @@ def example(found: Annotated, sam: Sam, cache: EmbeddingCache) -> Example:
     masks = [decode(c, height, width) for c in found.counts]
     boxes = torch.tensor([extent(m) for m in masks if m.any()], dtype=torch.float32).reshape(-1, 4)
     boxes[:, 2:] += 1  # corners are pixels, both inclusive
-    return predictor.get_image_embedding()[0], boxes * scale
+    return predictor.get_image_embedding()[0].cpu(), boxes * scale

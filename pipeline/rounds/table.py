@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from maskmill.errors import UserError
-from maskmill.pipeline.rounds.data import read_record
+from maskmill.pipeline.rounds.record import read_record
 
 STAGES = ("start", "assisted", "semi", "automatic")
 COLUMNS = (

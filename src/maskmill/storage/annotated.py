@@ -152,8 +152,8 @@ class CocoSet:
         self.url = coco_source.find_json(source)
         found = coco_source.read_file(self.url)
         self.names = sorted(found.keys.values())
-        folder = coco_source.find_images(self.url, images, self.names)
-        self.reader = ShardReader({".": ("folder", folder)})
+        self.folder = coco_source.find_images(self.url, images, self.names)
+        self.reader = ShardReader({".": ("folder", self.folder)})
         held: dict[str, bytes] = {}
         coco_source.slice_file(found, {"all": self.names}, held.__setitem__)
         self.about = coco_source.CocoSlice(held["all"])
