@@ -15,28 +15,20 @@ from PIL import Image
 from maskmill import Build
 from maskmill.pipeline.rounds.gate import worse
 from tests.pipeline.exchange import complaint, done, export, import_, run
-from tests.pipeline.rounds.engine import ROUNDS, SABOTAGE, ends, open_images, records, run_here, start, write_config
+from tests.pipeline.rounds.conftest import Made
+from tests.pipeline.rounds.engine import ROUNDS, SABOTAGE, open_images, records, run_here, write_config
 from tests.unit.training.sets import write_set
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undisturbed run."""
-    folder = tmp_path_factory.mktemp("engine")
-    out, _ = ends(start(write_config(folder), folder / "run"))
-    assert all(name in out for name in ROUNDS)
-    return folder / "run"
-
-
-def test_three_stages(made: Path) -> None:
+def test_three_stages(made: Made) -> None:
     """Every round has its record; masks come with their lineage; the models follow one another."""
-    found = records(made)
+    found = records(made.out)
     assert tuple(sorted(found)) == tuple(sorted(ROUNDS))
     assisted, semi, automatic = (found[name] for name in ROUNDS[1:])
     assert assisted["model_in"] == found["start-0"]["model_out"]
     assert semi["model_in"] == assisted["model_out"] and automatic["model_in"] == semi["model_out"]
     for record, name in ((assisted, "assisted-1"), (semi, "semi-1")):
-        masks = Build(made / "rounds" / name / "masks").masks().to_pylist()
+        masks = Build(made.out / "rounds" / name / "masks").masks().to_pylist()
         assert len(masks) == record["annotation"]["masks"]
         for row in masks:
             meta = json.loads(row["meta"])
@@ -48,9 +40,9 @@ def test_three_stages(made: Path) -> None:
     shown = semi["annotation"]
     assert shown["prefilled"] == shown["accepted"] + shown["fixed"] + shown["rejected"]
     assert 0 <= semi["detector"]["recall"] <= semi["detector"]["recall_50"] <= 1
-    assert automatic["quality"]["objects"] > 0 and Build(made / "automatic").masks().num_rows == automatic["masks"]
+    assert automatic["quality"]["objects"] > 0 and Build(made.out / "automatic").masks().num_rows == automatic["masks"]
     for name in ROUNDS[:3]:
-        metrics, times = found[name]["metrics"], json.loads((made / "rounds" / name / "timing.json").read_bytes())
+        metrics, times = found[name]["metrics"], json.loads((made.out / "rounds" / name / "timing.json").read_bytes())
         assert 0 < metrics["miou"]["1"]["mean"] < 1 and metrics["recall"]["all"] is not None
         assert all(step["seconds"] >= 0 for step in times.values()) and "measure" in times
 
@@ -59,14 +51,14 @@ def pixels(found: np.ndarray) -> str:
     return hashlib.sha256(found.tobytes()).hexdigest()
 
 
-def test_held_out_images_are_nowhere_in_the_rounds(made: Path) -> None:
+def test_held_out_images_are_nowhere_in_the_rounds(made: Made) -> None:
     """Neither by name nor by content: not shown to annotators, not learned from by model or detector."""
-    images = open_images(made.parent / "engine.yaml", made)
+    images = open_images(made.config, made.out)
     held = {pixels(images.held_out.read(i).image) for i in range(len(images.held_out.names))}
     assert len(held) == 2 and len(images.whole.names) == 8
     shown: set[str] = set()
     for name in ("assisted-1", "semi-1"):
-        folder = made / "rounds" / name
+        folder = made.out / "rounds" / name
         with tarfile.open(folder / "images.tar") as tar:
             files = [tar.extractfile(member) for member in tar]
             shown |= {pixels(np.array(Image.open(io.BytesIO(f.read())))) for f in files if f is not None}
@@ -74,18 +66,18 @@ def test_held_out_images_are_nowhere_in_the_rounds(made: Path) -> None:
         assert {Path(s["path"]).parent.name for s in trained} <= {"assisted-1", "semi-1"}
     assert len(shown) == 4, "two images a round, none twice"
     assert not shown & held
-    assert records(made)["semi-1"]["detector"]["rounds"] == ["assisted-1"]
+    assert records(made.out)["semi-1"]["detector"]["rounds"] == ["assisted-1"]
 
 
-def test_a_finished_run_is_left_as_it_is(made: Path) -> None:
-    before = {p: p.stat().st_mtime_ns for p in made.rglob("*") if p.is_file()}
-    done("engine", "run", made.parent / "engine.yaml", "--out", made, "--engine", "local")
-    assert {p: p.stat().st_mtime_ns for p in made.rglob("*") if p.is_file()} == before
-    assert "not promoted" in (shown := done("engine", "status", made).output) or "assisted-1" in shown
+def test_a_finished_run_is_left_as_it_is(made: Made) -> None:
+    before = {p: p.stat().st_mtime_ns for p in made.out.rglob("*") if p.is_file()}
+    done("engine", "run", made.config, "--out", made.out, "--engine", "local")
+    assert {p: p.stat().st_mtime_ns for p in made.out.rglob("*") if p.is_file()} == before
+    assert all(name in done("engine", "status", made.out).output for name in ROUNDS)
 
 
-def test_another_config_is_refused(made: Path) -> None:
-    words = ("engine", "run", made.parent / "engine.yaml", "--out", made, "--set")
+def test_another_config_is_refused(made: Made) -> None:
+    words = ("engine", "run", made.config, "--out", made.out, "--set")
     assert "config.train.optim.steps: 6 -> 7" in complaint(run(*words, "train.optim.steps=7"))
     assert "config.seed: 0 -> 1" in complaint(run(*words, "seed=1"))
 
@@ -100,7 +92,7 @@ def test_another_config_is_refused(made: Path) -> None:
         ("data.kinds=[cats]", "'cats' is no kind of scene"),
         ("data.source=/nowhere", "exactly one of source"),
         ("train=finetun", "did you mean 'finetune'"),
-        ("train.model.fresh=true", "leave it out"),
+        ("train.data.sources=[{path: x}]", "leave it out"),
     ],
 )
 def test_refused(tmp_path: Path, assignment: str, words: str) -> None:
