@@ -4,6 +4,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,8 @@ def train(
     processes: int,
     quiet: bool,
 ) -> None:
-    """Train or fine-tune a model by SAM's own recipe. CONFIG: a YAML file, or sam, finetune, decoder.
+    """Train or fine-tune a model by SAM's own recipe. CONFIG: a YAML file, or sam, finetune, decoder; or nano, which
+    makes the built-in model anew.
 
     The same command again continues where DIR stands, bit by bit as if it had never stopped (on a CPU). DIR holds
     metrics.jsonl and model.safetensors, which --checkpoint takes. Only run.* may change in between.
@@ -44,13 +46,19 @@ def train(
     Examples:
       maskmill train finetune --data annotations/instances.json --out nuclei/
       maskmill train decoder --data masks/ --out round1/ --set model.name=vit_b --set model.checkpoint=sam_vit_b.pth
+      maskmill train nano --data 'coco-panoptic/train-000[012].tar' --out nano/
       maskmill train sam --data 's3://bucket/sa_{000000..000999}.tar' --out s3://bucket/run1 --processes 256
     """
+    from maskmill.config import merge, parse_set, read_yaml
     from maskmill.training.fit import fit
     from maskmill.training.trainer import Diverged
 
-    cfg = read_config(config, data, images, assignments)
+    tree = merge(read_yaml("train", config), parse_set(assignments))
     stopped = stop_between_steps()
+    if tree.get("recipe") == "nano":
+        done = train_nano(tree, data, out, processes, quiet, stopped)
+        sys.exit(0 if done else RESUMABLE)
+    cfg = read_config(tree, data, images)
     try:
         if processes > 1:
             from maskmill.pipeline.ray_train import fit_on_ray
@@ -68,16 +76,33 @@ def train(
     sys.exit(0 if done else RESUMABLE)
 
 
-def read_config(config: str, data: tuple[str, ...], images: str | None, assignments: tuple[str, ...]) -> "TrainConfig":
-    """The recipe of a file with --data and --set on top."""
-    from maskmill.config import from_tree, merge, parse_set, read_yaml
+def read_config(tree: dict[str, Any], data: tuple[str, ...], images: str | None) -> "TrainConfig":
+    """The recipe with --data on top."""
+    from maskmill.config import from_tree, merge
     from maskmill.training.config import TrainConfig
 
-    tree = merge(read_yaml("train", config), parse_set(assignments))
     if data:
         sources: list[dict[str, Any]] = [{"path": path, "images": images} for path in data]
         tree = merge(tree, {"data": {"sources": sources}})
     return from_tree(TrainConfig, tree)
+
+
+def train_nano(
+    tree: dict[str, Any], data: tuple[str, ...], out: str, processes: int, quiet: bool, stopped: Callable[[], bool]
+) -> bool:
+    """The built-in model's own recipe; whether it came to its end."""
+    from maskmill.config import from_tree
+    from maskmill.errors import UserError
+    from maskmill.training.nano import read_photos
+    from maskmill.training.nano import train as fit_nano
+    from maskmill.training.nano_trainer import NanoConfig
+
+    if processes > 1:
+        raise UserError(f"--processes {processes}: nano is trained by one process")
+    if "://" in out:
+        raise UserError(f"--out {out}: nano is trained into a local folder")
+    cfg = from_tree(NanoConfig, {key: value for key, value in tree.items() if key != "recipe"})
+    return fit_nano(cfg, Path(out), read_photos(data), quiet, stopped)
 
 
 def stop_between_steps() -> Callable[[], bool]:

@@ -296,7 +296,7 @@ def parse_set(assignments: list[str] | tuple[str, ...]) -> dict[str, Any]:
     for text in assignments:
         key, sep, value = text.partition("=")
         parts = key.strip().split(".")
-        if not sep or len(parts) < 2:
+        if not sep or not all(parts):
             raise UserError(f"--set {text!r}: expected section.key=value, for instance filter.pred_iou_thresh=0.9")
         try:
             leaf = yaml.safe_load(value)

@@ -1,4 +1,4 @@
-"""Train the built-in model from scratch on a CPU: `python -m maskmill.training.nano --out DIR [--photos GLOB]`.
+"""Train the built-in model from scratch on a CPU: `maskmill train nano --data 'PHOTOS/*.tar' --out DIR`.
 
 What makes it learn within an hour or two on two cores (SAM's own focal:dice 20:1 from scratch collapses to empty
 masks, and so does plain cross-entropy with dice): class-balanced cross-entropy faded to focal loss, beside dice; a
@@ -6,17 +6,17 @@ pairwise same-object loss on the encoder's tokens, dropped at export; the first 
 of the time at a smaller image side. As in SAM, only the best of the three masks is trained in earnest, the score
 learns each mask's IoU, and a second click in the error region comes with the first answer as mask prompt (appendix A).
 
-The run may be killed at any time: the same command resumes from DIR/checkpoint.pt. DIR/log.jsonl has a line per 50
-steps, DIR/nano.safetensors the current export (moving average of the weights, float16, official names). On a
-busy machine set OMP_WAIT_POLICY=PASSIVE: threads that spin at barriers made steps several times slower.
+The run may be killed at any time: the same command resumes from DIR/checkpoint.pt. DIR/metrics.jsonl has a line per 50
+steps, DIR/nano.safetensors the current export (moving average of the weights, float16, official names). The schedule
+is one of running time, so two runs are alike, not equal. On a busy machine set OMP_WAIT_POLICY=PASSIVE: threads that
+spin at barriers made steps several times slower.
 """
 
-import argparse
 import glob
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from maskmill.errors import UserError
-from maskmill.training.nano_trainer import Phase, TrainConfig, Trainer
+from maskmill.training.nano_trainer import NanoConfig, Phase, Trainer
 from maskmill.training.photos import Photo, read_tar, resized
 from maskmill.training.pool import CROWDS, Packed, View, fill_pool, pack_photos, read_pool, view_stream
 from maskmill.training.scenes import SceneConfig
@@ -59,8 +59,16 @@ def collate(views: list[View]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return image, masks, points, boxes
 
 
-def train(cfg: TrainConfig, out: Path, photos: list[Photo]) -> None:
-    """Train for `cfg.minutes` of its own running time, resuming what `out` holds."""
+def never() -> bool:
+    return False
+
+
+def train(
+    cfg: NanoConfig, out: Path, photos: list[Photo], quiet: bool = False, stopped: Callable[[], bool] = never
+) -> bool:
+    """Train for `cfg.minutes` of its own running time, resuming what `out` holds, to the end (True) or until `stopped`
+    says so between two steps (False)."""
+    torch.set_num_threads(cfg.threads)
     out.mkdir(parents=True, exist_ok=True)
     fill_pool(out / "pool", cfg.chunks, cfg.scene_size, photos, os.cpu_count() or 1, SceneConfig())
     fill_pool(out / "crowds", cfg.crowd_chunks, cfg.scene_size, [], os.cpu_count() or 1, CROWDS)
@@ -95,56 +103,40 @@ def train(cfg: TrainConfig, out: Path, photos: list[Photo]) -> None:
         if trainer.elapsed >= end:
             continue
         stream, last = batches(phase), time.monotonic()
-        while trainer.elapsed < end:
+        while trainer.elapsed < end and not stopped():
             window.append(trainer.train_step(next(stream)))
             now = time.monotonic()
             trainer.elapsed, last = trainer.elapsed + now - last, now
             if trainer.step % 50 == 0:
-                log(out, trainer, phase, window)
+                log(out, trainer, phase, window, quiet)
                 window = []
             if now - saved > 120:
                 trainer.save(out)
                 saved = now
         del stream
     trainer.save(out)
+    return trainer.elapsed >= cfg.minutes * 60
 
 
-def log(out: Path, trainer: Trainer, phase: Phase, window: list[dict[str, float]]) -> None:
+def log(out: Path, trainer: Trainer, phase: Phase, window: list[dict[str, float]], quiet: bool) -> None:
     """One JSON line: step, seconds, input side, rate, and the means of the window's figures."""
     line: dict[str, float] = {"step": trainer.step, "seconds": round(trainer.elapsed), "size": phase.size}
     line["rate"] = round(trainer.rate(), 6)
     for name in sorted({k for f in window for k in f}):
         line[name] = round(float(np.mean([f[name] for f in window if name in f])), 4)
-    with (out / "log.jsonl").open("a") as file:
+    with (out / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
-    print(json.dumps(line), flush=True)
+    if not quiet:
+        left = max(0.0, trainer.cfg.minutes - trainer.elapsed / 60)
+        print(f"step {trainer.step}  IoU {line['best']:.3f} best, {line['chosen']:.3f} chosen  {left:.0f} min left")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m maskmill.training.nano", description="Train the built-in model.")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoints, log, export; resumed if there")
-    parser.add_argument("--photos", default="", help="glob of WebDataset tars with masks (default: drawn scenes alone)")
-    parser.add_argument("--minutes", type=float, default=TrainConfig.minutes)
-    parser.add_argument("--chunks", type=int, default=TrainConfig.chunks, help="files of 40 scenes in the pool")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--lr", type=float, default=TrainConfig.lr)
-    parser.add_argument("--adamw", action="store_true", help="AdamW for every parameter, no Muon")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    cfg = TrainConfig(minutes=args.minutes, chunks=args.chunks, lr=args.lr, muon=not args.adamw)
-    try:
-        train(cfg, args.out, read_photos(args.photos))
-    except UserError as e:
-        parser.error(str(e))
-
-
-def read_photos(pattern: str) -> list[Photo]:
-    """The photographs of all tars that match, long side 512; none for an empty pattern."""
-    tars = sorted(glob.glob(pattern)) if pattern else []
-    if pattern and not tars:
-        raise UserError(f"--photos {pattern!r} matches no file: expected WebDataset tars of photos and masks")
+def read_photos(patterns: Sequence[str]) -> list[Photo]:
+    """The photographs of all tars that match, long side 512; none without a pattern: drawn scenes alone."""
+    tars: list[str] = []
+    for pattern in patterns:
+        found = sorted(glob.glob(pattern))
+        if not found:
+            raise UserError(f"--data {pattern!r} matches no file: expected WebDataset tars of photos and masks")
+        tars += found
     return [resized(photo, 512) for tar in tars for photo in read_tar(tar)]
-
-
-if __name__ == "__main__":
-    main()

@@ -24,7 +24,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class NanoConfig:
     """The recipe. `photo_share` and `region_share` are the shares of views from photographs, with human masks and with
     regions of the image alone, `crowd_share` of crowds of small things; the rest is drawn scenes of every kind."""
 
@@ -47,12 +47,13 @@ class TrainConfig:
     logit_scale: float = 4.0  # at export
     seed: int = 0
     muon: bool = True
+    threads: int = 2
 
 
 class Trainer:
     """Model, auxiliary head, optimisers, moving average, counters: what a checkpoint holds."""
 
-    def __init__(self, cfg: TrainConfig) -> None:
+    def __init__(self, cfg: NanoConfig) -> None:
         torch.manual_seed(cfg.seed)
         self.cfg = cfg
         self.model: Sam = build_sam(load_config("nano"))

@@ -11,7 +11,7 @@ from maskmill.errors import UserError
 from maskmill.sam.build import build_sam, load_config
 from maskmill.training import nano, nano_loss
 from maskmill.training.nano_model import decode, embed_prompts, initialise, scale_logits
-from maskmill.training.nano_trainer import Phase, TrainConfig, Trainer
+from maskmill.training.nano_trainer import NanoConfig, Phase, Trainer
 from maskmill.training.photos import read_tar
 from maskmill.training.pool import Packed, click, random_view
 from tests.unit.sam import plain
@@ -104,7 +104,7 @@ def test_a_click_on_one_cell_finds_it() -> None:
     assert 44 <= x + 0.5 <= 48 and 20 <= y + 0.5 <= 24
 
 
-def train_apart(cfg: TrainConfig, out: Path) -> None:
+def train_apart(cfg: NanoConfig, out: Path) -> None:
     """In a fresh process, as people train: it forks, and this one may hold the threads of a Ray cluster."""
     process = get_context("spawn").Process(target=nano.train, args=(cfg, out, []))
     process.start()
@@ -113,7 +113,7 @@ def train_apart(cfg: TrainConfig, out: Path) -> None:
 
 
 def test_training_resumes_and_exports_official_names(tmp_path: Path) -> None:
-    cfg = TrainConfig(
+    cfg = NanoConfig(
         minutes=0.03,
         phases=(Phase(1.0, 128, 2),),
         prompts=2,
@@ -126,7 +126,7 @@ def test_training_resumes_and_exports_official_names(tmp_path: Path) -> None:
     train_apart(cfg, tmp_path)
     first = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert first["step"] >= 1
-    train_apart(TrainConfig(**{**vars(cfg), "minutes": first["elapsed"] / 60 + 0.05}), tmp_path)
+    train_apart(NanoConfig(**{**vars(cfg), "minutes": first["elapsed"] / 60 + 0.05}), tmp_path)
     second = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert second["step"] > first["step"] and second["elapsed"] > first["elapsed"]
     weights = load_file(tmp_path / "nano.safetensors")
@@ -150,10 +150,17 @@ def test_scaled_logits_leave_masks_scores_and_mask_prompts_alone(model: torch.nn
     assert torch.allclose(fed[0], 4 * again[0], atol=1e-3) and torch.allclose(fed[1], again[1], atol=1e-4)
 
 
-def test_a_log_line_is_json(tmp_path: Path) -> None:
-    trainer = Trainer(TrainConfig())
-    nano.log(tmp_path, trainer, Phase(1.0, 256, 8), [{"best": 0.5}, {"best": 0.7, "second": 0.2}])
-    line = json.loads((tmp_path / "log.jsonl").read_text())
+def test_a_log_line_is_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = Trainer(NanoConfig())
+    nano.log(
+        tmp_path,
+        trainer,
+        Phase(1.0, 256, 8),
+        [{"best": 0.5, "chosen": 0.4}, {"best": 0.7, "chosen": 0.4, "second": 0.2}],
+        False,
+    )
+    assert capsys.readouterr().out == "step 0  IoU 0.600 best, 0.400 chosen  90 min left\n"
+    line = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert line["best"] == 0.6 and line["second"] == 0.2 and line["size"] == 256
 
 
