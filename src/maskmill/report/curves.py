@@ -90,15 +90,19 @@ def drawn(s: Curve, rounds: Sequence[str], x: scale, y: scale) -> Iterator[str]:
 def numbers(series: Sequence[Curve], x: scale, y: scale, form: str) -> Iterator[str]:
     """The first and the last value of each line, above or below its dot, where there is room."""
     taken: dict[int, list[float]] = {}
+    said: dict[int, list[float]] = {}
     for s in series:
         for i, v in enumerate(s.values):
             taken.setdefault(i, []).extend(y(w) for w in (v, *s.refused[i : i + 1]) if w is not None)
     for s in series:
         for i, v in dict.fromkeys([s.known[0], s.known[-1]]):
+            if v in said.setdefault(i, []):
+                continue
             others = sorted(taken[i], key=lambda at: abs(at - y(v)))[1:]  # but for its own dot
             for middle in (y(v) - NEAR, y(v) + NEAR):
                 if all(abs(middle - other) >= NEAR for other in others):
                     taken[i].append(middle)
+                    said[i].append(v)
                     words = format(v, form) if form else short(v)
                     yield f'<text class="mid value" x="{x(i):.1f}" y="{middle + 4:.1f}">{words}</text>'
                     break

@@ -28,10 +28,10 @@ STYLES = ("tokens.css", "report.css", "engine.css")
 
 def make_page(runs: Sequence[Run], say: Callable[[str], None]) -> str:
     """The whole page. `say` hears which section is being made."""
+    rounds, curves = ("rounds", "Rounds", rounds_section), ("curves", "Curves", figure)
     parts: tuple[tuple[str, str, Callable[[Sequence[Run]], Iterator[str]]], ...] = (
         ("runs", "Runs", runs_section),
-        ("rounds", "Rounds", rounds_section),
-        ("curves", "Curves", figure),
+        *((rounds, curves) if len(runs) == 1 else (curves, rounds)),
         ("automatic", "The automatic stage", automatic_section),
         ("pictures", "Pictures", pictures_section),
         ("times", "Times", times_section),
@@ -77,12 +77,18 @@ def tiles(run: Run) -> Iterator[str]:
     """What a run came to."""
     assisted, semi, people = run.of("assisted"), run.of("semi"), run.of("assisted", "semi")
     hours = sum(r.get("annotation/seconds") or 0 for r in people) / 3600
+    images = run.automatic("images")
+    state = "not yet made" if images is None else f"of {images:,} images"
     found = [
-        ("Masks by people", f"{sum(r.count or 0 for r in people):,}", f"{hours:.2f} hours of simulated work"),
+        ("Masks by people", f"{sum(r.count or 0 for r in people):,}", f"{hours:.2f} hours of work"),
         ("Seconds a mask", change(assisted, "annotation/seconds_per_mask", ".1f"), "assisted rounds"),
         ("mIoU@1", change(run.rounds, "metrics/miou/1/mean", ".2f"), "held-out part"),
         ("Accepted", number(share("accepted")(semi[-1]) if semi else None, ".0%"), "of prefilled masks"),
-        ("Automatic masks", number(run.automatic("masks"), ",d"), f"of {number(run.automatic('images'), ',d')} images"),
+        (
+            "Automatic masks",
+            number(run.automatic("masks"), ",d"),
+            state,
+        ),
     ]
     words = "".join(f"<div><dt>{n}</dt><dd>{v}<small>{escape(w)}</small></dd></div>" for n, v, w in found)
     yield f'<dl class="tiles">{words}</dl>'
@@ -91,6 +97,11 @@ def tiles(run: Run) -> Iterator[str]:
 def runs_section(runs: Sequence[Run]) -> Iterator[str]:
     """Several runs in short, and in what they differ."""
     if len(runs) > 1:
+        yield (
+            '<p class="note">First to last round: seconds a mask in the assisted and in the semi-automatic '
+            "stage, mIoU@1 and NoC@85 on the held-out part. Accepted: of the masks prefilled in the last round. Masks "
+            "and hours: of people, in all rounds. Recall and the matched above 75% IoU: of the automatic stage.</p>"
+        )
         yield from runs_table(runs)
         yield "<h3>What differs</h3>"
         yield from differences_table(runs)
@@ -100,9 +111,10 @@ def rounds_section(runs: Sequence[Run]) -> Iterator[str]:
     """The table of each run."""
     yield (
         '<p class="note">Seconds and clicks are those of all that annotators did, over the masks of the round. '
-        "Accepted, fixed, rejected: of the prefilled masks that they were shown. Added: drawn from nothing, of the masks "
-        "of the round. mIoU after 1, 3 and 5 clicks, clicks until an IoU of 0.85 and 0.90 (NoC), average recall (AR): of "
-        "the model that serves after the round, and of the detector that prefilled it, on the held-out part.</p>"
+        "Accepted, fixed, rejected: of the prefilled masks that they were shown. Added: drawn from nothing, of the "
+        "masks of the round. mIoU after 1, 3 and 5 clicks, clicks until an IoU of 0.85 and 0.90 (NoC), average recall "
+        "(AR): of the model that serves after the round, and of the detector that prefilled it, on the held-out "
+        "part.</p>"
     )
     for run in runs:
         if len(runs) > 1:
@@ -128,11 +140,9 @@ def pictures_section(runs: Sequence[Run]) -> Iterator[str]:
     keys = "".join(f'<li><i class="key {edit}"></i>{edit}</li>' for edit in EDITS)
     yield f'<ul class="legend">{keys}<li>the automatic stage: a colour for each mask</li></ul>'
     for run in runs:
-        if len(runs) > 1:
-            yield f"<h3>{escape(run.name)}</h3>"
-        for r in run.rounds:
-            if r.masks is not None:
-                yield from strip(r.name, r.masks, count)
+        strips = "".join(part for r in run.rounds if r.masks is not None for part in strip(r.name, r.masks, count))
+        folded = f"<details><summary>{escape(run.name)}</summary>{strips}</details>"
+        yield strips if len(runs) == 1 else folded
 
 
 def times_section(runs: Sequence[Run]) -> Iterator[str]:

@@ -56,12 +56,11 @@ def rounds_table(run: Run) -> Iterator[str]:
     columns = [(head, cell, "n first" if i == 0 else "n") for _, some in groups for i, (head, cell) in enumerate(some)]
     top = "".join(f'<th class="group" colspan="{len(some)}">{title}</th>' for title, some in groups)
     heads = "".join(f'<th class="{kind}">{head}</th>' for head, _, kind in columns)
-    yield f'<div class="scroll"><table class="tight rounds"><thead><tr><th></th>{top}<th class="group" colspan="2"></th></tr>'
-    yield f'<tr><th>round</th>{heads}<th class="first">model</th><th>decision</th></tr></thead><tbody>'
+    yield f'<div class="scroll"><table class="tight rounds"><thead><tr><th></th>{top}<th class="group"></th></tr>'
+    yield f'<tr><th>round</th>{heads}<th class="first">model</th></tr></thead><tbody>'
     for r in run.rounds:
         cells = "".join(f'<td class="{kind}">{cell(r)}</td>' for _, cell, kind in columns)
-        model = f'<td class="first"><code>{r.model}</code></td>'
-        yield f"<tr><td>{escape(r.name)}</td>{cells}{model}<td>{badge(r)}</td></tr>"
+        yield f'<tr><td>{escape(r.name)}</td>{cells}<td class="first"><code>{r.model}</code> {badge(r)}</td></tr>'
     yield "</tbody></table></div>"
     for r in run.rounds:
         if r.decision == "not promoted":
@@ -71,7 +70,7 @@ def rounds_table(run: Run) -> Iterator[str]:
 def badge(r: Round) -> str:
     """The decision in colour."""
     kind = {"promoted": "good", "not promoted": "warn"}.get(r.decision, "plain")
-    return f'<span class="badge {kind}">{escape(r.decision)}</span>' if r.decision else NOTHING
+    return f'<span class="badge {kind}">{escape(r.decision)}</span>' if r.decision else ""
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "n") -> Iterator[str]:
@@ -87,8 +86,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "n") 
 def runs_table(runs: Sequence[Run]) -> Iterator[str]:
     """One row for each run: from its first to its last round of a kind."""
     heads = (
-        "run", "s a mask, assisted", "s a mask, semi", "accepted, semi", "masks by people", "hours of people", "mIoU@1",
-        "NoC@85", "matched, automatic", "&gt; 75% IoU",
+        "run", "s a mask: assisted", "semi", "accepted", "masks", "hours", "mIoU@1", "NoC@85", "recall", "&gt; 75%",
     )  # fmt: skip
     rows = []
     for i, run in enumerate(runs):
