@@ -49,7 +49,8 @@ class Curve:
     @property
     def reach(self) -> list[float]:
         """All that must fit on the axis."""
-        return [v for _, v in self.known] + [v for v in self.refused if v is not None]
+        ends = [end for span in self.spans if span is not None for end in span]
+        return [v for _, v in self.known] + [v for v in self.refused if v is not None] + ends
 
 
 def curves(rounds: Sequence[str], series: Sequence[Curve], axes: Axes, low: float = 0.0, form: str = "") -> str:
