@@ -73,3 +73,29 @@ def status(run_folder: Path) -> None:
 
     for line in table(run_folder):
         click.echo(line)
+
+
+@engine_command.command()
+@click.argument("run_folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", metavar="FILE", help="Where to. Default: DIR/report.html; of several, runs.html in the first.")
+@click.option("--quiet", is_flag=True, help="Say nothing on the way.")
+def report(run_folders: tuple[Path, ...], out: str | None, quiet: bool) -> None:
+    """One HTML page on a run: the table of rounds, curves, the automatic stage's quality, pictures.
+
+    Of several runs (the same data with and without retraining, say) it shows all on the same axes, and in what their
+    configs differ. It needs no network and nothing beside itself. An unfinished run shows the rounds that are over.
+
+    \b
+    Examples:
+      maskmill engine report engine-demo/
+      maskmill engine report nuclei/ nuclei-frozen/ nuclei-ungated/ --out ablations.html
+    """
+    from maskmill.pipeline.rounds.report import read_runs
+    from maskmill.report.engine import make_page
+    from maskmill.storage.files import at, write_bytes
+
+    runs = read_runs(run_folders)
+    page = make_page(runs, lambda words: None if quiet else click.echo(f"report: {words}", err=True))
+    path = at(out) if out else at(run_folders[0]) / ("report.html" if len(runs) == 1 else "runs.html")
+    write_bytes(path, page.encode())
+    click.echo(str(path))

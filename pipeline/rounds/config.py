@@ -10,11 +10,13 @@ from maskmill.config import (
     at_least,
     from_tree,
     merge,
+    one_of,
     parse_set,
     read_yaml,
     resolve,
 )  # fmt: skip
 from maskmill.detect.head import DetectorConfig
+from maskmill.detect.rtdetr import RtDetrConfig
 from maskmill.detect.train import DetectorTraining
 from maskmill.errors import UserError
 from maskmill.evaluate.config import EvaluateConfig
@@ -77,11 +79,14 @@ class QueueConfig:
 
 @dataclass(frozen=True)
 class PrefillConfig:
-    """Which masks annotators are shown. detections: a COCO results file in place of a detector that is trained here.
+    """Which masks annotators are shown.
 
-    A box of at least box_score prompts SAM; its mask is shown if predicted IoU and stability reach their thresholds.
+    kind: the detector that learns from all masks so far: `head` (`detector`, `training`) or `rtdetr`. detections: a
+    COCO results file in its place, for the same images (`image_id` as the set has it). A box of at least box_score
+    prompts SAM; its mask is shown if predicted IoU and stability reach their thresholds.
     """
 
+    kind: str = "head"
     detections: str | None = None
     box_score: float = 0.3
     pred_iou_thresh: float = 0.5
@@ -89,6 +94,12 @@ class PrefillConfig:
     nms_thresh: float = 0.7
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     training: DetectorTraining = field(default_factory=DetectorTraining)
+    rtdetr: RtDetrConfig = field(default_factory=RtDetrConfig)
+
+    def __post_init__(self) -> None:
+        one_of("prefill", self, {"kind": ("head", "rtdetr")})
+        if self.detections is not None and self.kind != "head":
+            raise UserError(f"prefill: give one of kind ({self.kind!r}) and detections ({self.detections!r})")
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,9 @@ class Part:
     def read(self, i: int) -> Annotated:
         return self.whole.read(self.chosen[i])
 
+    def image_id(self, i: int) -> int:
+        return self.whole.image_id(self.chosen[i])
+
 
 class EngineImages:
     """The annotated set, in the order in which it is worked through, and its held-out part."""

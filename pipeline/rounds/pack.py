@@ -11,11 +11,17 @@ from PIL import Image
 from maskmill.pipeline.rounds.tools import number
 from maskmill.storage.annotated import AnnotatedSet
 from maskmill.storage.files import at, write_bytes
+from maskmill.storage.sources import image_id
 
 
 def stem(name: str) -> str:
     """SA-1B's name for an image of the set."""
     return f"sa_{number(name)}"
+
+
+def packed_id(name: str) -> int:
+    """The id of an image of the set as a row of the round's builds, whose images lie in images.tar."""
+    return image_id("images.tar", stem(name))
 
 
 def png(image: np.ndarray) -> bytes:

@@ -1,7 +1,7 @@
 """Before people begin: every image of a round is embedded once, and confident masks are prefilled. A build like any.
 
 The detector's boxes prompt SAM one by one (paper, section 4: "confident masks"), candidates and filter are those of the
-main job, and `mask_id` is three times the box's place among the detector's: the prompt is known again from it.
+main job, and `mask_id` is three times the box's place among the detector's.
 """
 
 from dataclasses import dataclass
@@ -10,14 +10,15 @@ import numpy as np
 import torch
 
 from maskmill.config import Config, FilterConfig, GenerateConfig, ModelSection, RunConfig
-from maskmill.detect.head import Boxes, BoxHead, detect
-from maskmill.detect.train import load_detector
+from maskmill.detect.boxes import Boxes
+from maskmill.detect.detector import open_detector
 from maskmill.filters.apply import apply_filter
 from maskmill.generate.fullres import full_resolution
 from maskmill.generate.grids import Crop
 from maskmill.masks.table import TOKENS, MaskTable
 from maskmill.pipeline.recipe import Recipe
 from maskmill.pipeline.rounds.config import PrefillConfig
+from maskmill.pipeline.rounds.detectors import look
 from maskmill.pipeline.rounds.tools import cached_predictor
 from maskmill.pipeline.unit import Job
 from maskmill.sam.build import load_model
@@ -65,27 +66,18 @@ class Prepare:
         torch.set_num_threads(job.config.generate.threads)
         self.model = load_model(job.config.model.name, job.config.model.checkpoint, job.device)
         self.cache = EmbeddingCache(at(job.embeddings), self.model, "float32")
-        self.head = None if job.detector is None else load_detector(job.detector, self.model.device)
+        self.detector = None if job.detector is None else open_detector(job.detector, self.model.device)
         self.box_score = job.box_score
 
     def __call__(self, image: np.ndarray, image_id: int) -> tuple[MaskTable, MaskTable]:
         """H x W x 3 uint8 -> what the detector's boxes give, and what of it is shown. Embeds the image on the way."""
         predictor = cached_predictor(self.model, image, self.cache)
-        if self.head is None:
+        if self.detector is None:
             empty = MaskTable.empty(*image.shape[:2])
             return empty, empty
-        boxes = detected(self.head, predictor, self.box_score)
+        boxes = look(self.detector, predictor, image, image_id).above(self.box_score)
         candidates = boxed_masks(predictor, boxes, self.config.generate)
         return candidates, apply_filter(candidates, self.config.filter, 1, image_id)
-
-
-def detected(head: BoxHead, predictor: Predictor, least: float) -> Boxes:
-    """The boxes of an embedded image whose score is at least `least`."""
-    found = detect(
-        head, predictor.get_image_embedding(), predictor.input_size, predictor.original_size, predictor.model.img_size
-    )
-    good = found.scores >= least
-    return Boxes(found.xyxy[good], found.scores[good])
 
 
 @torch.no_grad()

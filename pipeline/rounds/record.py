@@ -78,7 +78,7 @@ def fingerprint(cfg: EngineConfig, data: Record) -> Record:
     """What a run is. How work is spread and where data lie may change between a run and its continuation."""
     tree = to_tree(cfg)
     del tree["run"], tree["train"]["run"], tree["data"]["source"], tree["data"]["images"]
-    del tree["queue"]["lease_s"]
+    del tree["queue"]["lease_s"], tree["prefill"]["detections"]
     return {"config": tree, "data": data}
 
 

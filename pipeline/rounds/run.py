@@ -21,9 +21,9 @@ from maskmill.pipeline.engines import Engine
 from maskmill.pipeline.generate import new_job, open_build
 from maskmill.pipeline.recipe import Recipe
 from maskmill.pipeline.rounds.annotate import Assignment
-from maskmill.pipeline.rounds.boxes import box_recall
 from maskmill.pipeline.rounds.config import EngineConfig
 from maskmill.pipeline.rounds.data import EngineImages, check_enough
+from maskmill.pipeline.rounds.detectors import make_detector, measure_detector, take_detections
 from maskmill.pipeline.rounds.pack import pack_answers, pack_images, stem
 from maskmill.pipeline.rounds.quality import automatic_quality
 from maskmill.pipeline.rounds.record import (
@@ -37,7 +37,7 @@ from maskmill.pipeline.rounds.record import (
     thresholds,
 )  # fmt: skip
 from maskmill.pipeline.rounds.retrain import Retraining, masks_in, measure
-from maskmill.pipeline.rounds.steps import annotate, import_masks, make_detector, prepare, run_build
+from maskmill.pipeline.rounds.steps import annotate, import_masks, prepare, run_build
 from maskmill.pipeline.rounds.watch import Watch
 from maskmill.sam.build import checkpoint_sha256
 from maskmill.storage.annotated import open_annotated
@@ -77,8 +77,9 @@ class DataEngine:
         self.images = EngineImages(cfg.data, cfg.seed, out, watch)
         self.rounds = list(rounds_of(cfg))
         self.images.take(0, sum(r.images for r in self.rounds))  # asked for too many: say so before any work
-        self.embeddings = out / "embeddings"
-        about = to_json(fingerprint(cfg, self.images.fingerprint))
+        self.embeddings, self.detections = out / "embeddings", out / "detections.json"
+        given = take_detections(cfg.prefill, self.images.whole, self.detections)
+        about = to_json(fingerprint(cfg, self.images.fingerprint | given))
         create_if_absent(at(out / "engine.json"), about)
         check_same(out, json.loads(read_bytes(at(out / "engine.json"))), json.loads(about))
 
@@ -141,7 +142,7 @@ class DataEngine:
         with self.watch.step(r.name, "pack"):
             if not exists(at(folder / "images.tar")):
                 pack_images(self.images.whole, chosen, folder / "images.tar")
-        detector = folder / "detector.safetensors" if r.stage == "semi" else None
+        detector = self.detector_path(r) if r.stage == "semi" else None
         with self.watch.step(r.name, "prepare"):
             prepare(folder, model, self.embeddings, detector, cfg.prefill, cfg.run, self.engine, self.watch, r.images)
         assignment = Assignment(
@@ -163,15 +164,21 @@ class DataEngine:
         masks = sha256_file(self.out / "rounds" / r.name / "masks.tar")
         return {"first": r.start, "images": r.images, "masks_sha256": masks}
 
+    def detector_path(self, r: Round) -> Path:
+        """The round's own detector, or the boxes that were given for all rounds."""
+        own = self.out / "rounds" / r.name / "detector.safetensors"
+        return own if self.cfg.prefill.detections is None else self.detections
+
     def detector(self, r: Round, model: ModelSection) -> Record:
         """The round's box detector, from all masks so far, and how many held-out objects it finds."""
-        path = self.out / "rounds" / r.name / "detector.safetensors"
-        with self.watch.step(r.name, "detector") as say:
-            builds = [b for b in self.builds(r, False) if masks_in(b)]
-            make_detector(path, builds, model, self.embeddings, self.cfg.prefill, say)
+        path, prefill = self.detector_path(r), self.cfg.prefill
+        builds = [] if prefill.detections else [b for b in self.builds(r, False) if masks_in(b)]
+        if prefill.detections is None:
+            with self.watch.step(r.name, "detector") as say:
+                make_detector(path, builds, model, self.embeddings, prefill, say)
         with self.watch.step(r.name, "detector recall") as say:
-            recall = box_recall(path, model, self.embeddings, self.images.held_out, say)
-        return {"detector": {"sha256": sha256_file(path), "rounds": [b.parent.name for b in builds], **recall}}
+            found = measure_detector(path, self.images.held_out, model, self.embeddings, prefill, say)
+        return {"detector": {"sha256": sha256_file(path), "rounds": [b.parent.name for b in builds], **found}}
 
     def builds(self, last: Round, include: bool) -> list[Path]:
         """The masks of all rounds before one, and of it."""

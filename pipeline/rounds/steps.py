@@ -5,16 +5,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-import torch
-
 from maskmill.config import ModelSection, RunConfig
-from maskmill.detect.train import Example, save_detector, train_detector
 from maskmill.errors import UserError
-from maskmill.masks.rle import decode
 from maskmill.pipeline.engines import Engine
 from maskmill.pipeline.exchange.importing import import_job, make_recipe, open_sa1b_import
 from maskmill.pipeline.generate import Opened, close_build, new_job, open_build
@@ -24,17 +20,12 @@ from maskmill.pipeline.rounds.config import PrefillConfig
 from maskmill.pipeline.rounds.handed_in import RoundImportJob
 from maskmill.pipeline.rounds.prepare import FILTER, PrepareJob, PrepareRecipe, prepare_config
 from maskmill.pipeline.rounds.queue import TaskQueue
-from maskmill.pipeline.rounds.tools import cached_predictor
 from maskmill.pipeline.rounds.watch import At, Stopped, Watch
 from maskmill.pipeline.run import Outcome, run_tasks
 from maskmill.pipeline.unit import Job, Task
-from maskmill.prompts.clicks import extent
-from maskmill.sam.build import checkpoint_sha256, load_model
-from maskmill.sam.sam import Sam
-from maskmill.storage.annotated import Annotated, open_annotated
+from maskmill.sam.build import checkpoint_sha256
 from maskmill.storage.build import Build
-from maskmill.storage.files import at, exists, sha256_file
-from maskmill.training.embeddings import EmbeddingCache
+from maskmill.storage.files import at, sha256_file
 
 LIVES = 5  # how many annotator processes of a round may die before it is given up
 END_S = 60.0  # for the image at hand, once annotators were asked to stop
@@ -142,35 +133,3 @@ def import_masks(
     plain = import_job(recipe, opened.build)
     same = {f.name: getattr(plain, f.name) for f in fields(plain) if f.name != "worker"}
     return run_build(opened, RoundImportJob(**same, stage=stage, made_with=made_with), engine, watch, images)
-
-
-def make_detector(
-    path: Path, builds: Sequence[Path], model: ModelSection, embeddings: Path, prefill: PrefillConfig, say: At
-) -> Path:
-    """PATH: a detector that learned from all masks of these builds. Stopped."""
-    if exists(at(path)):
-        return path
-    sam = load_model(model.name, model.checkpoint)
-    cache = EmbeddingCache(at(embeddings), sam, "float32")
-    examples: list[Callable[[], Example]] = []
-    for build in builds:
-        images = open_annotated(str(build))
-        for i in range(len(images.names)):
-            examples.append(lambda images=images, i=i: example(images.read(i), sam, cache))  # type: ignore[misc]
-    steps = prefill.training.steps
-    head = train_detector(
-        examples, prefill.detector, prefill.training, sam.device, lambda step, loss: say(step + 1, steps)
-    )
-    save_detector(head, path)
-    return path
-
-
-def example(found: Annotated, sam: Sam, cache: EmbeddingCache) -> Example:
-    """Embedding C x h x w and boxes N x 4 of one image, in units of the input's side."""
-    predictor = cached_predictor(sam, found.image, cache)
-    height, width = found.image.shape[:2]
-    scale = torch.tensor([predictor.input_size[1] / width, predictor.input_size[0] / height]).repeat(2) / sam.img_size
-    masks = [decode(c, height, width) for c in found.counts]
-    boxes = torch.tensor([extent(m) for m in masks if m.any()], dtype=torch.float32).reshape(-1, 4)
-    boxes[:, 2:] += 1  # corners are pixels, both inclusive
-    return predictor.get_image_embedding()[0].cpu(), boxes * scale

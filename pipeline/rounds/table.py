@@ -40,10 +40,14 @@ def table(out: Path) -> Iterator[str]:
                 f"found {number(quality['above']['0.75'], '.1%')} above 0.75, {number(quality['above']['0.9'], '.1%')} "
                 f"above 0.9"
             )
-    cfg = json.loads((out / "engine.json").read_bytes())["config"]
-    planned = 1 + sum(cfg[stage]["rounds"] for stage in ("assisted", "semi")) + cfg["automatic"]["enabled"]
-    if len(found) < planned:
-        yield f"{len(found)} of {planned} rounds are done: maskmill engine run continues"
+    of = planned(json.loads((out / "engine.json").read_bytes())["config"])
+    if len(found) < of:
+        yield f"{len(found)} of {of} rounds are done: maskmill engine run continues"
+
+
+def planned(cfg: dict[str, Any]) -> int:
+    """How many rounds a run will have, the measuring of its first model and the automatic stage among them."""
+    return 1 + sum(int(cfg[stage]["rounds"]) for stage in ("assisted", "semi")) + bool(cfg["automatic"]["enabled"])
 
 
 def cells(name: str, record: dict[str, Any]) -> list[str]:
