@@ -148,6 +148,10 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         at_least("engine", self, {"train_processes": 1})
+        if lacking := {1, 3, 5} - set(self.measure.clicks):
+            raise UserError(f"measure.clicks lack {sorted(lacking)[0]}: the gate compares mIoU@1, @3 and @5")
+        if lacking_noc := {0.85, 0.9} - set(self.measure.noc):
+            raise UserError(f"measure.noc lacks {sorted(lacking_noc)[0]}: the gate compares NoC@85 and NoC@90")
         if self.train.data.sources:
             raise UserError("train.data.sources: the engine trains on what was annotated; leave it out")
         if self.train.model.fresh:
@@ -159,7 +163,7 @@ def read_engine_config(path: str, assignments: tuple[str, ...] = ()) -> EngineCo
 
     `train: NAME` is configs/train/NAME.yaml; `train: {from: NAME, ...}` changes some of its keys.
     """
-    over: dict[str, Any] = parse_set([f"engine.{text}" for text in assignments]).get("engine", {})
+    over = parse_set(assignments)
     tree = read_yaml("engine", path)
     tree = merge(tree | {"train": named_recipe(tree.get("train"))}, over)
     return from_tree(EngineConfig, tree | {"train": named_recipe(tree["train"])})

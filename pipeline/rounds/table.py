@@ -12,6 +12,7 @@ STAGES = ("start", "assisted", "semi", "automatic")
 COLUMNS = (
     ("round", 12), ("images", 7), ("masks", 7), ("an image", 9), ("s a mask", 9), ("clicks", 7), ("prefilled", 10),
     ("accepted", 9), ("fixed", 6), ("drawn", 6), ("mIoU@1", 7), ("@3", 6), ("@5", 6), ("NoC85", 6), ("NoC90", 6),
+    ("AR", 6), ("box AR", 6),
 )  # fmt: skip
 
 
@@ -62,6 +63,8 @@ def cells(name: str, record: dict[str, Any]) -> list[str]:
         *(number(a.get(k), "d") for k in ("prefilled", "accepted", "fixed", "drawn")),
         *(number(m["miou"][n]["mean"], ".3f") for n in ("1", "3", "5")),
         *(number(m["noc"][n]["mean"], ".2f") for n in ("85", "90")),
+        number(m.get("recall", {}).get("all"), ".3f"),
+        number(record.get("detector", {}).get("recall", {}).get("all"), ".3f"),
     ]  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def test_three_stages(made: Made) -> None:
     assert semi["annotation"]["prefilled"] > 0, "nothing was prefilled: the semi-automatic stage was not tested"
     shown = semi["annotation"]
     assert shown["prefilled"] == shown["accepted"] + shown["fixed"] + shown["rejected"]
-    assert 0 <= semi["detector"]["recall"] <= semi["detector"]["recall_50"] <= 1
+    assert 0 <= semi["detector"]["recall"]["all"] <= semi["detector"]["recall_50"] <= 1
     assert automatic["quality"]["objects"] > 0 and Build(made.out / "automatic").masks().num_rows == automatic["masks"]
     for name in ROUNDS[:3]:
         metrics, times = found[name]["metrics"], json.loads((made.out / "rounds" / name / "timing.json").read_bytes())
@@ -92,6 +92,7 @@ def test_another_config_is_refused(made: Made) -> None:
         ("data.kinds=[cats]", "'cats' is no kind of scene"),
         ("data.source=/nowhere", "exactly one of source"),
         ("train=finetun", "did you mean 'finetune'"),
+        ("measure.clicks=[1, 3]", "clicks lack 5"),
         ("train.data.sources=[{path: x}]", "leave it out"),
     ],
 )
