@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from maskmill.errors import UserError
-from maskmill.pipeline.commands.common import RESUMABLE, debugging, stop_resumable
+from maskmill.pipeline.commands.common import FAILED, RESUMABLE, debugging, stop_resumable
 
 
 @click.group("engine")
@@ -43,7 +43,7 @@ def run(config: str, out: str, assignments: tuple[str, ...], engine: str, dry_ru
     from maskmill.pipeline.drive import make_engine
     from maskmill.pipeline.rounds.run import DataEngine, plan_lines
     from maskmill.pipeline.rounds.table import table
-    from maskmill.pipeline.rounds.watch import Stopped, Watch
+    from maskmill.pipeline.rounds.watch import Failed, Stopped, Watch
 
     if dry_run:
         for line in plan_lines(cfg):
@@ -51,8 +51,12 @@ def run(config: str, out: str, assignments: tuple[str, ...], engine: str, dry_ru
         return
     try:
         data_engine = DataEngine(cfg, Path(out), make_engine(engine, cfg.run, debugging()), Watch(Path(out), quiet))
-        with make_engine(engine, cfg.run, debugging()):  # one cluster for all rounds
-            data_engine.run()
+        if not data_engine.finished:
+            with make_engine(engine, cfg.run, debugging()):  # one cluster for all rounds
+                data_engine.run()
+    except Failed as e:
+        click.echo(f"maskmill: {e}", err=True)
+        click.get_current_context().exit(FAILED)
     except Stopped:
         click.echo("maskmill: stopped; the same command continues", err=True)
         click.get_current_context().exit(RESUMABLE)

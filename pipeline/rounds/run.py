@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from maskmill.config import ModelSection
+from maskmill.errors import UserError
 from maskmill.pipeline.engines import Engine
 from maskmill.pipeline.generate import new_job, open_build
 from maskmill.pipeline.recipe import Recipe
@@ -86,13 +87,19 @@ class DataEngine:
     def run(self) -> list[Record]:
         """Every round to its record. Stopped, if it was asked to; the same call continues."""
         torch.set_num_threads(THREADS)
-        with self.watch.signals():
+        with self.watch.alone(), self.watch.signals():
             records = [self.record("start-0", self.first)]
             for r in self.rounds:
                 records.append(self.record(r.name, lambda r=r: self.annotated(r, records)))  # type: ignore[misc]
             if self.cfg.automatic.enabled:
                 records.append(self.record("automatic-1", lambda: self.automatic(records)))
         return records
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        names = ["start-0", *(r.name for r in self.rounds), *(["automatic-1"] if self.cfg.automatic.enabled else [])]
+        return all(read_record(self.out / "rounds" / name) is not None for name in names)
 
     def record(self, name: str, make: Callable[[], Record]) -> Record:
         """The record of a round: it is there, or the round is done now."""
@@ -116,11 +123,16 @@ class DataEngine:
         }  # fmt: skip
 
     def serving(self, records: list[Record]) -> tuple[ModelSection, Record]:
-        """The model that serves now, and its record."""
-        model = records[-1]["model_out"]
-        if model["checkpoint"] is None:
-            return self.cfg.model, model
-        return ModelSection(self.cfg.model.name, str(self.out / model["checkpoint"])), model
+        """The model that serves now, and its record. UserError if its weights have been changed since."""
+        model, section = records[-1]["model_out"], self.cfg.model
+        if model["checkpoint"] is not None:
+            section = ModelSection(self.cfg.model.name, str(self.out / model["checkpoint"]))
+        if checkpoint_sha256(section.name, section.checkpoint) != model["sha256"]:
+            raise UserError(
+                f"the weights of {section.checkpoint or section.name} are no longer those that the run has used "
+                f"({model['sha256'][:8]}): restore them, or begin another --out"
+            )
+        return section, model
 
     def annotated(self, r: Round, records: list[Record]) -> Record:
         """Prepare, annotate, retrain, measure, decide."""

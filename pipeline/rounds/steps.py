@@ -10,7 +10,6 @@ from dataclasses import fields
 from pathlib import Path
 
 from maskmill.config import ModelSection, RunConfig
-from maskmill.errors import UserError
 from maskmill.pipeline.engines import Engine
 from maskmill.pipeline.exchange.importing import import_job, make_recipe, open_sa1b_import
 from maskmill.pipeline.generate import Opened, close_build, new_job, open_build
@@ -20,7 +19,7 @@ from maskmill.pipeline.rounds.config import PrefillConfig
 from maskmill.pipeline.rounds.handed_in import RoundImportJob
 from maskmill.pipeline.rounds.prepare import FILTER, PrepareJob, PrepareRecipe, prepare_config
 from maskmill.pipeline.rounds.queue import TaskQueue
-from maskmill.pipeline.rounds.watch import At, Stopped, Watch
+from maskmill.pipeline.rounds.watch import At, Failed, Stopped, Watch
 from maskmill.pipeline.run import Outcome, run_tasks
 from maskmill.pipeline.unit import Job, Task
 from maskmill.sam.build import checkpoint_sha256
@@ -32,7 +31,7 @@ END_S = 60.0  # for the image at hand, once annotators were asked to stop
 
 
 def run_build(opened: Opened, job: Job, engine: Engine, watch: Watch, images: int) -> Build:
-    """Do what is pending of a build and close it. Stopped; UserError if units fail."""
+    """Do what is pending of a build and close it. Stopped; Failed if units fail."""
     outcome = Outcome()
     if opened.pending:
         with ProgressReporter(opened.build, images, watch.quiet):
@@ -41,9 +40,9 @@ def run_build(opened: Opened, job: Job, engine: Engine, watch: Watch, images: in
         raise Stopped
     if outcome.left:
         first = outcome.left[0].unit.unit
-        raise UserError(f"{opened.build}: unit {first} failed: {outcome.errors.get(first, 'see maskmill status')}")
+        raise Failed(f"{opened.build}: unit {first} failed: {outcome.errors.get(first, 'see maskmill status')}")
     if (closed := close_build(opened.build)) != "closed":
-        raise UserError(f"{opened.build} cannot be closed ({closed}): is another run at work on it?")
+        raise Failed(f"{opened.build} cannot be closed ({closed}): is another run at work on it?")
     return Build(opened.build)
 
 
@@ -74,7 +73,7 @@ def prepare(
 
 
 def annotate(folder: Path, assignment: Assignment, tasks: Sequence[tuple[str, str]], processes: int, say: At) -> None:
-    """Every task handed in by simulated annotators, each a process; one that dies is replaced. Stopped."""
+    """Every task handed in by simulated annotators, each a process; one that dies is replaced. Stopped, Failed."""
     write_assignment(folder, assignment)
     queue = queue_of(folder, assignment)
     queue.add(tasks)
@@ -92,7 +91,7 @@ def annotate(folder: Path, assignment: Assignment, tasks: Sequence[tuple[str, st
                 del at_work[name]
             while len(at_work) < min(processes, left):
                 if not names:
-                    raise UserError(f"annotator processes of {folder} keep dying: see what they said above")
+                    raise Failed(f"the annotators of {folder} keep dying: see what they said above")
                 at_work[names[0]] = subprocess.Popen([*command, names.pop(0), str(os.getpid())])
             time.sleep(0.05)
         patience = END_S

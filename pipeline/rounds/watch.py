@@ -1,5 +1,6 @@
-"""A run while it works: how far each step is, what it took, and how it is asked to stop."""
+"""A run while it works: alone in its folder, how far each step is, what it took, and how it is asked to stop."""
 
+import fcntl
 import json
 import os
 import signal
@@ -9,20 +10,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 import click
 
+from maskmill.errors import UserError
 from maskmill.pipeline.progress import clock
 from maskmill.pipeline.run import STOPS
 from maskmill.storage.files import at, to_json, write_bytes
 
 EVERY = 10.0  # seconds between lines of a log
+LOCK_S = 10.0  # what a killed run has started may hold its lock for a moment longer
 At = Callable[[int, int], None]  # hears how much of how much is done; raises Stopped
 
 
 class Stopped(Exception):
     """The run was asked to stop; the same command continues."""
+
+
+class Failed(Exception):
+    """The run cannot go on, in one line; the same command tries again."""
 
 
 class Watch:
@@ -32,9 +39,13 @@ class Watch:
         self.out, self.quiet = out, quiet
         self.asked = False
         self.live = sys.stderr.isatty()
+        self.unfinished = False  # the line on the terminal
 
     def tell(self, words: str) -> None:
         """A line."""
+        if self.unfinished:
+            click.echo(err=True)
+            self.unfinished = False
         if not self.quiet:
             click.echo(words, err=True)
 
@@ -42,6 +53,18 @@ class Watch:
         """Between two pieces of work."""
         if self.asked:
             raise Stopped
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """UserError if another run is at work in this folder. The lock goes with the process, however that ends."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        with (self.out / "engine.lock").open("w") as file:
+            until = time.monotonic() + LOCK_S
+            while not locked(file):
+                if time.monotonic() > until:
+                    raise UserError(f"another maskmill engine run is at work in {str(self.out)!r}: wait for it")
+                time.sleep(0.1)
+            yield
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -65,6 +88,7 @@ class Watch:
         """A step of round `name`. Adds its times to the round's timing.json, apart from the record: no two runs agree
         on them. cpu_seconds: of this process and of those that it waited for, which Ray's are not."""
         self.check()
+        self.tell(f"{name} {what}")
         begun, cpu = time.monotonic(), cpu_seconds()
         try:
             yield self.meter(f"{name} {what}")
@@ -91,9 +115,19 @@ class Watch:
             last = now
             left = clock((now - begun) / (done - first) * (of - done)) if done > first else "?"
             words = f"{label}  {done}/{of}  ETA {left}"
-            click.echo(f"\r{words}   " if self.live else words, err=True, nl=not self.live or done == of)
+            click.echo(f"\r{words}   " if self.live else words, err=True, nl=not self.live)
+            self.unfinished = self.live
 
         return say
+
+
+def locked(file: IO[str]) -> bool:
+    """Whether the lock on an open file is ours now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def cpu_seconds() -> float:

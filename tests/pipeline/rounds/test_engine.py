@@ -13,7 +13,13 @@ import yaml
 from PIL import Image
 
 from maskmill import Build
+from maskmill.errors import UserError
+from maskmill.pipeline.engines.local import LocalEngine
+from maskmill.pipeline.rounds import watch
+from maskmill.pipeline.rounds.config import read_engine_config
 from maskmill.pipeline.rounds.gate import worse
+from maskmill.pipeline.rounds.run import DataEngine
+from maskmill.pipeline.rounds.watch import Watch
 from tests.pipeline.exchange import complaint, done, export, import_, run
 from tests.pipeline.rounds.conftest import Made
 from tests.pipeline.rounds.engine import ROUNDS, SABOTAGE, open_images, records, run_here, write_config
@@ -111,6 +117,24 @@ def test_a_dry_run_says_what_would_be_done(tmp_path: Path) -> None:
     for name in ("demo", "nuclei"):
         words = [] if name == "demo" else ["--set", f"data.source={write_set(tmp_path / 'set', 260, masks=False)}"]
         assert "automatic-1" in done("engine", "run", name, "--out", tmp_path / "run", "--dry-run", *words).output
+
+
+def test_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "LOCK_S", 0.2)
+    config, out = write_config(tmp_path), tmp_path / "run"
+    words = ("engine", "run", config, "--out", out, "--engine", "local", "--set", "data.scenes=0", "--set")
+    with Watch(out, quiet=True).alone():
+        said = complaint(run(*words, f"data.source={write_set(tmp_path / 'set', 8)}", "--quiet"))
+    assert "another maskmill engine run is at work" in said and not (out / "rounds").exists()
+
+
+def test_changed_weights_are_refused(made: Made) -> None:
+    """The model that serves must be the one that the records speak of."""
+    engine = DataEngine(read_engine_config(str(made.config)), made.out, LocalEngine(), Watch(made.out, quiet=True))
+    first = records(made.out)["start-0"]
+    assert engine.serving([first])[1] == first["model_out"]
+    with pytest.raises(UserError, match="are no longer those"):
+        engine.serving([{"model_out": first["model_out"] | {"sha256": 64 * "0"}}])
 
 
 def test_status_of_nothing(tmp_path: Path) -> None:
