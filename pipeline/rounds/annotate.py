@@ -117,7 +117,7 @@ class Desk:
         annotations = []
         for n, made in enumerate(session.made):
             box = xyxy_to_xywh(np.array([extent(made.mask)]))[0]
-            shown = {} if made.prefilled is None else prefilled[made.prefilled]
+            shown = prefilled[made.prefilled] if made.edit == "accepted" and made.prefilled is not None else {}
             annotations.append(
                 {
                     "bbox": box.tolist(),

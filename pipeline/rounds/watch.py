@@ -102,18 +102,19 @@ class Watch:
 
     def meter(self, label: str) -> At:
         """`assisted-1 train  12/100  ETA 0:00:40`: rewritten on a terminal, lines in a log."""
-        begun = last = time.monotonic()
-        first: int | None = None
+        last = time.monotonic()
+        first: tuple[int, float] | None = None
 
         def say(done: int, of: int) -> None:
             nonlocal first, last
             self.check()
-            first = done if first is None else first
             now = time.monotonic()
+            first = first or (done, now)
             if self.quiet or now - last < (0.2 if self.live else EVERY):
                 return
             last = now
-            left = clock((now - begun) / (done - first) * (of - done)) if done > first else "?"
+            before, begun = first
+            left = clock((now - begun) / (done - before) * (of - done)) if done > before else "?"
             words = f"{label}  {done}/{of}  ETA {left}"
             click.echo(f"\r{words}   " if self.live else words, err=True, nl=not self.live)
             self.unfinished = self.live

@@ -160,7 +160,8 @@ def test_the_gate() -> None:
 def small(folder: Path) -> list[str]:
     """Two assisted rounds on a set of strong colours, no others."""
     source = write_set(folder / "set", 8)
-    return [f"data.source={source}", "data.scenes=0", "assisted.rounds=2", "semi.rounds=0", "automatic.enabled=false"]
+    words = ["queue.processes=1", "assisted.rounds=2", "semi.rounds=0", "automatic.enabled=false"]
+    return [f"data.source={source}", "data.scenes=0", *words]
 
 
 def test_a_sabotaged_model_does_not_serve(tmp_path: Path) -> None:
@@ -192,7 +193,7 @@ def test_a_training_that_diverges_does_not_serve(tmp_path: Path) -> None:
 
 def test_no_retraining_and_prefill_unseen(tmp_path: Path) -> None:
     """Two ablations: one model throughout; what is prefilled is taken as it is, without a second of anyone's time."""
-    words = [*small(tmp_path)[:2], "retrain=false", "annotators.verify=false"]
+    words = [*small(tmp_path)[:3], "retrain=false", "annotators.verify=false"]
     found = run_here(tmp_path, *words)
     first = found["start-0"]
     for name in ("assisted-1", "semi-1"):
