@@ -52,7 +52,7 @@ def test_it_fetches_nothing_and_shows_all(pages: tuple[Path, Path], chromium: An
         charts = opened.page.evaluate(
             "[...document.querySelectorAll('svg.rounds')].map(s => s.getBoundingClientRect().height)"
         )
-        assert len(charts) == 7 and min(charts) > 100
+        assert len(charts) == 9 and min(charts) > 100
         targets = opened.page.evaluate(
             "[...document.querySelectorAll('nav a')].map(a => document.querySelector(a.hash) !== null)"
         )
