@@ -10,7 +10,14 @@ from maskmill.pipeline.commands.common import FAILED, RESUMABLE, debugging, stop
 
 @click.group("engine")
 def engine_command() -> None:
-    """The data engine: annotators and model work together, the model is retrained, in the end it labels alone."""
+    """The data engine: annotators and model work together, the model is retrained, in the end it labels alone.
+
+    \b
+    Examples:
+      maskmill engine run demo --out engine-demo/      draws its own pictures; the same command continues it
+      maskmill engine status engine-demo/              the table of rounds
+      maskmill engine report engine-demo/              the page: table, curves, pictures
+    """
 
 
 @engine_command.command()

@@ -101,6 +101,14 @@ class PrefillConfig:
         if self.detections is not None and self.kind != "head":
             raise UserError(f"prefill: give one of kind ({self.kind!r}) and detections ({self.detections!r})")
 
+    @property
+    def whose(self) -> str:
+        """The boxes in a few words."""
+        if self.detections is not None:
+            return f"boxes of {self.detections}"
+        training = self.training if self.kind == "head" else self.rtdetr.training
+        return f"{'detector' if self.kind == 'head' else 'RT-DETR'} {training.steps} steps"
+
 
 @dataclass(frozen=True)
 class GateConfig:

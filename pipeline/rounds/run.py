@@ -227,7 +227,7 @@ def plan_lines(cfg: EngineConfig) -> Iterator[str]:
     for r in rounds_of(cfg):
         wanted += r.images
         after = f"train {cfg.train.optim.steps} steps" if cfg.retrain else "no retraining"
-        first = "" if r.stage == "assisted" else f"detector {cfg.prefill.training.steps} steps, prefill, "
+        first = "" if r.stage == "assisted" else f"{cfg.prefill.whose}, prefill, "
         gate = "" if not cfg.retrain else ", measure, gate" if cfg.gate.enabled else ", measure, no gate"
         yield f"{r.name:<11} {r.images} tasks for {cfg.queue.processes} annotators: {first}annotate, {after}{gate}"
     if cfg.automatic.enabled:

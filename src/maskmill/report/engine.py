@@ -112,9 +112,9 @@ def rounds_section(runs: Sequence[Run]) -> Iterator[str]:
     yield (
         '<p class="note">Seconds and clicks are those of all that annotators did, over the masks of the round. '
         "Accepted, fixed, rejected: of the prefilled masks that they were shown. Added: drawn from nothing, of the "
-        "masks of the round. mIoU after 1, 3 and 5 clicks, clicks until an IoU of 0.85 and 0.90 (NoC), average recall "
-        "(AR): of the model that serves after the round, and of the detector that prefilled it, on the held-out "
-        "part.</p>"
+        "masks of the round. IoU: of those masks with the nearest true object. On the held-out part, for the "
+        "model that serves after the round: mIoU after 1, 3 and 5 clicks, clicks until an IoU of 0.85 and 0.90 (NoC), "
+        "average recall (AR) of its automatic masks, and of the boxes of the round's detector.</p>"
     )
     for run in runs:
         if len(runs) > 1:

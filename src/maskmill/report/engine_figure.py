@@ -83,6 +83,10 @@ EFFORT = (
         "Prefilled masks", "share", "Of those that annotators were shown.", ("semi",),
         {edit: share(edit) for edit in ("accepted", "fixed", "rejected")}, form=".0%", first="accepted",
     ),
+    Panel(
+        "Quality of what was handed in", "IoU", "Mean IoU of the round's masks, each with the nearest true object.",
+        PEOPLE, {"all masks": at("annotation/iou")}, low=None, form=".3f",
+    ),
 )  # fmt: skip
 QUALITY = (
     Panel(

@@ -39,7 +39,7 @@ GROUPS: tuple[tuple[str, tuple[tuple[str, Cell], ...]], ...] = (
         ("shown", lambda r: number(r.get("annotation/prefilled") or None, ",d")), ("accepted", part("accepted")),
         ("fixed", part("fixed")), ("rejected", part("rejected")),
     )),
-    ("", (("added", lambda r: number(r.share("drawn", "masks"), ".0%")),)),
+    ("", (("added", lambda r: number(r.share("drawn", "masks"), ".0%")), ("IoU", at("annotation/iou", ".2f")))),
     ("mIoU", tuple((f"@{n}", at(f"metrics/miou/{n}/mean", ".3f")) for n in ("1", "3", "5"))),
     ("NoC", tuple((f"@{n}", at(f"metrics/noc/{n}/mean", ".1f")) for n in ("85", "90"))),
     ("AR", (("masks", at("metrics/recall/all", ".2f")), ("boxes", at("detector/recall/all", ".2f")))),

@@ -44,15 +44,22 @@ def test_the_page_of_a_run(runs: tuple[Path, Path]) -> None:
     table = rows(page)
     assert list(table) == ["start-0", "assisted-1", "assisted-2", "semi-1", "automatic-1"]
     assert table["assisted-1"][:5] == ["10", "40", "4.0", "24.5", "3.0"]
-    assert table["semi-1"][5:10] == ["40", "75%", "12%", "12%", "30%"]  # shown, accepted, fixed, rejected; added
-    assert table["semi-1"][10:] == ["0.700", "0.800", "0.850", "7.0", "9.0", "0.43", "6c1a6f08 promoted"]
+    assert table["semi-1"][5:11] == [
+        "40",
+        "75%",
+        "12%",
+        "12%",
+        "30%",
+        "0.91",
+    ]  # shown, accepted, fixed, rejected; added
+    assert table["semi-1"][11:-1] == ["0.700", "0.800", "0.850", "7.0", "9.0", "0.35", "0.43"]
     assert table["assisted-2"][-1] == "6c1a6f08 not promoted" and table["automatic-1"][:3] == ["30", "210", "7.0"]
     assert "mIoU@1 fell from 0.6 to &lt;0.4&gt;" in page
     assert rows(page, 1)["whole"] == ["30", "210", "7.0", "4", "24", "18", "75.0%", "0.841", "88.9%", "33.3%"]
     assert rows(page, 2)["semi-1"] == ["1,234.5", "1,234.5", "99.2"]
     assert '<span class="badge good">finished</span>' in page and "24.5 → 12.2" in page
-    assert len(re.findall(r'<svg class="chart rounds"', page)) == 7
-    assert page.count('class="ring c0"') == 2, "mIoU@1 and NoC@85 of the model that was not promoted"
+    assert len(re.findall(r'<svg class="chart rounds"', page)) == 9
+    assert page.count('class="ring c0"') == 3, "mIoU@1, NoC@85 and AR of the model that was not promoted"
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
 
 
