@@ -26,6 +26,7 @@ SHOWN = 12  # worst and best cases
 @click.option(
     "--filter", "filter_name", metavar="NAME", help="Which masks of a build. Default: the build's own filter."
 )
+@click.option("--baselines", is_flag=True, help="Also what a click reaches without a model: segments, discs.")
 @click.option("--audit", is_flag=True, help="Compare two sets of masks: MODEL is then the automatic one.")
 @click.option("--set", "assignments", multiple=True, metavar="evaluate.key=value", help="Change a setting.")
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1 ... Default: a GPU where there is one.")
@@ -37,6 +38,7 @@ def evaluate(
     checkpoint: str | None,
     images: str | None,
     filter_name: str | None,
+    baselines: bool,
     audit: bool,
     assignments: tuple[str, ...],
     device: str | None,
@@ -55,14 +57,15 @@ def evaluate(
       maskmill evaluate vit_h 'val/*.tar' --checkpoint sam_vit_h_4b8939.pth --out figures/ --set evaluate.images=500
       maskmill evaluate --audit masks/ corrected/ --out audit/
     """
-    from maskmill.config import from_tree, parse_set
+    from maskmill.config import from_tree, merge, parse_set
     from maskmill.evaluate.config import EvaluateConfig
     from maskmill.storage.annotated import open_annotated
 
     tree = parse_set(assignments)
     if foreign := tree.keys() - {"evaluate"}:
         raise UserError(f"--set {sorted(foreign)[0]}...: only evaluate.* can be set here")
-    cfg = from_tree(EvaluateConfig, tree.get("evaluate") or {}, "evaluate.")
+    wanted = merge(tree.get("evaluate") or {}, {"baselines": True} if baselines else {})
+    cfg = from_tree(EvaluateConfig, wanted, "evaluate.")
     check_device(device, here=True)
     if audit:
         return write_audit(model, data, out, images, filter_name, cfg.resamples, quiet)
@@ -114,7 +117,7 @@ def measure(
     if not quiet:
         click.echo(f"{tree['images']} images, {tree['masks']} masks")
         for label, value, interval in rows_of(tree):
-            click.echo(f"{label:<30} {value:>8}  {interval}")
+            click.echo(f"{label:<50} {value:>8}  {interval}")
         click.echo(f"{folder}/evaluation.html")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from maskmill import __version__
+from maskmill.evaluate.baselines import best_guesses
 from maskmill.evaluate.cases import Case
 from maskmill.evaluate.config import EvaluateConfig
 from maskmill.evaluate.run import Evaluation
@@ -83,6 +84,10 @@ def rows_of(tree: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
             f"{e['mean']:.2f}",
             f"{e['low']:.2f} to {e['high']:.2f}; {e['failures']} fail ({e['share']:.1%})",
         )
+    for key, name in (("segments", "Felzenszwalb segments"), ("discs", "discs at the click")):
+        if "baselines" in tree:
+            yield f"without a model: {name}, best of 3", *estimate(tree["baselines"][key])
+            yield f"oracle above {name}", *estimate(tree["baselines"][key]["oracle_above"])
     for key, name in (("recall", "AR@1000"), ("precision", "mask AP@100")):
         for size in ("all", "small", "medium", "large"):
             if key in tree and tree[key][size] is not None:
@@ -114,6 +119,9 @@ def curves(evaluation: Evaluation) -> Iterator[str]:
         Series("best of three", np.histogram(evaluation.column("oracle"), edges)[0], "muted"),
         Series("most confident", np.histogram(ious[:, 0], edges)[0], "c0"),
     ]
+    if evaluation.baselines:
+        guessed = best_guesses(evaluation.baselines).segments
+        spread.append(Series("segments, best of three", np.histogram(guessed, edges)[0], "c1"))
     yield '<div class="figures">'
     if upto > 1:
         yield f"<figure>{lines(clicks, [mean, good], axes)}<figcaption>mIoU by clicks</figcaption></figure>"
