@@ -1,5 +1,6 @@
 """`maskmill evaluate`."""
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from maskmill.errors import UserError
 from maskmill.pipeline.commands.common import check_device
 
 if TYPE_CHECKING:
+    from maskmill.evaluate.instances import Instances
     from maskmill.storage.annotated import AnnotatedSet
 
 QUIET_FOR = 10.0  # seconds between lines of a log
@@ -27,6 +29,9 @@ SHOWN = 12  # worst and best cases
     "--filter", "filter_name", metavar="NAME", help="Which masks of a build. Default: the build's own filter."
 )
 @click.option("--baselines", is_flag=True, help="Also what a click reaches without a model: segments, discs.")
+@click.option(
+    "--boxes", metavar="truth|JSON", help="Also COCO mask AP from boxes: of DATA's masks, or a COCO results file."
+)
 @click.option("--audit", is_flag=True, help="Compare two sets of masks: MODEL is then the automatic one.")
 @click.option("--set", "assignments", multiple=True, metavar="evaluate.key=value", help="Change a setting.")
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1 ... Default: a GPU where there is one.")
@@ -39,6 +44,7 @@ def evaluate(
     images: str | None,
     filter_name: str | None,
     baselines: bool,
+    boxes: str | None,
     audit: bool,
     assignments: tuple[str, ...],
     device: str | None,
@@ -71,7 +77,16 @@ def evaluate(
         return write_audit(model, data, out, images, filter_name, cfg.resamples, quiet)
     name, weights = find_model(model, checkpoint)
     annotated = open_annotated(data, images, filter_name)
-    measure(name, weights, annotated, out, cfg, device, {"model": model, "data": data}, quiet)
+    instances = box_prompts(boxes, annotated) if boxes is not None else None
+    measure(name, weights, annotated, out, cfg, device, {"model": model, "data": data}, quiet, instances)
+
+
+def box_prompts(boxes: str, data: "AnnotatedSet") -> "Instances":
+    """What --boxes names."""
+    from maskmill.evaluate.boxes import read_boxes
+    from maskmill.evaluate.instances import Instances
+
+    return Instances(None if boxes == "truth" else read_boxes(boxes, data))
 
 
 def find_model(model: str, checkpoint: str | None) -> tuple[str, str | None]:
@@ -96,6 +111,7 @@ def measure(
     device: str | None,
     about: dict[str, str],
     quiet: bool,
+    instances: "Instances | None" = None,
 ) -> None:
     """The evaluation itself, and its files."""
     from maskmill.config import to_tree
@@ -106,10 +122,12 @@ def measure(
     from maskmill.storage.files import at, parquet_bytes, to_json, write_bytes
 
     model = load_model(name, weights, device)
-    found = run(model, data, cfg, reporter(quiet))
+    found = run(model, data, cfg, reporter(quiet), instances)
     tree = about | {"sha256": checkpoint_sha256(name, weights), **found.summary(), "config": to_tree(cfg)}
     folder = at(out)
     write_bytes(folder / "masks.parquet", parquet_bytes(found.table(), ["image", "mask_id"], {}))
+    if instances is not None:
+        write_bytes(folder / "boxes.json", json.dumps(instances.results(*instance_ids(data, instances))).encode())
     worst, best = (cases.cases(model, data, found, rows) for rows in cases.pick(found, SHOWN))
     title = f"{Path(about['model']).name} on {Path(about['data']).name}"
     write_bytes(folder / "evaluation.html", make_page(title, tree, found, worst, best).encode())
@@ -119,6 +137,16 @@ def measure(
         for label, value, interval in rows_of(tree):
             click.echo(f"{label:<50} {value:>8}  {interval}")
         click.echo(f"{folder}/evaluation.html")
+
+
+def instance_ids(data: "AnnotatedSet", instances: "Instances") -> tuple[dict[str, int], dict[str, int]]:
+    """Ids of images and categories by name: those of the COCO file that DATA is, else numbers from 1."""
+    from maskmill.storage.annotated import CocoSet
+
+    images, categories = ({name: n + 1 for n, name in enumerate(x)} for x in (data.names, instances.categories))
+    if not isinstance(data, CocoSet):
+        return images, categories
+    return data.image_ids, data.category_ids or categories
 
 
 def write_audit(

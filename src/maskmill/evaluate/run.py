@@ -11,7 +11,8 @@ from maskmill.errors import UserError
 from maskmill.evaluate.baselines import SCALES, SIGMA, SMALLEST, BaselineScores, best_guesses, score_baselines
 from maskmill.evaluate.bootstrap import Estimate, estimate
 from maskmill.evaluate.config import EvaluateConfig
-from maskmill.evaluate.prompts import PromptScores, clicks_needed, score_image
+from maskmill.evaluate.instances import Instances, InstanceScores
+from maskmill.evaluate.prompts import Prompter, PromptScores, clicks_needed, score_image
 from maskmill.evaluate.proposals import Proposals, ProposalScores, automatic
 from maskmill.masks.rle import area
 from maskmill.prompts.clicks import deepest
@@ -31,6 +32,7 @@ class Evaluation:
     area: list[int] = field(default_factory=list)
     scores: list[PromptScores] = field(default_factory=list)
     proposals: ProposalScores | None = None
+    instances: InstanceScores | None = None
     baselines: list[BaselineScores] = field(default_factory=list)
 
     def column(self, name: str) -> np.ndarray:
@@ -57,6 +59,9 @@ class Evaluation:
             tree["recall"] = {n: number(v) for n, v in p.recall.items()} | {"interval": p.recall_interval.tree()}
             tree["precision"] = {n: number(v) for n, v in p.precision.items()}
             tree["automatic_masks_per_image"] = round(p.masks_per_image, 2)
+        if (a := self.instances) is not None:
+            named = {"ap": a.ap, "without_refinement": a.first, "by_category": a.by_category}
+            tree["boxes"] = {"boxes": a.boxes} | {k: {n: number(v) for n, v in x.items()} for k, x in named.items()}
         if self.baselines:
             tree["baselines"] = self.compared()
         tree["seconds"] = {
@@ -93,28 +98,29 @@ class Evaluation:
 
 
 def evaluate(
-    model: Sam, data: AnnotatedSet, cfg: EvaluateConfig, say: Callable[[int, int], None] = lambda done, of: None
+    model: Sam,
+    data: AnnotatedSet,
+    cfg: EvaluateConfig,
+    say: Callable[[int, int], None] = lambda done, of: None,
+    instances: Instances | None = None,
 ) -> Evaluation:
-    """Measure a model. `say` hears how many images are done. UserError for a set without a mask to measure on."""
+    """Measure a model. `say` hears how many images are done; `instances`: mask AP from boxes too.
+
+    UserError for a set without a mask to measure on."""
     out, proposals = Evaluation(cfg), Proposals()
     chosen = choose_images(len(data.names), cfg)
     for done, i in enumerate(chosen):
         whole = large_enough(data.read(i), cfg)
         found = choose_masks(whole, i, cfg)
+        if found.counts or instances is not None:
+            prompter = Prompter(model, found.image)
         if found.counts:
-            out.names.append(found.name)
-            out.index.append(i)
-            out.image += [len(out.names) - 1] * len(found.counts)
-            out.mask_id += found.ids
-            out.area += [area(c, *found.image.shape[:2]) for c in found.counts]
-            tasks = [f"{found.name}\0{mask_id}" for mask_id in found.ids]
-            out.scores.append(score_image(model, found.image, found.masks, tasks, cfg))
-            if cfg.baselines:
-                points = [deepest(m)[0] for m in found.masks]
-                out.baselines.append(score_baselines(found.image, found.masks, points))
-            if cfg.points_per_side:  # all masks: an automatic one that finds any of them is right
-                size = (found.image.shape[0], found.image.shape[1])
-                proposals.add(size, list(whole.counts), *automatic(model, found.image, cfg))
+            measure(out, prompter, found, i)
+        if instances is not None:  # boxes on an image without masks are wrong ones
+            instances.add(prompter, whole, cfg.batch)
+        if cfg.points_per_side and whole.counts:  # all masks: an automatic one that finds any of them is right
+            size = (found.image.shape[0], found.image.shape[1])
+            proposals.add(size, list(whole.counts), *automatic(model, found.image, cfg))
         say(done + 1, len(chosen))
     if not out.scores:
         raise UserError(
@@ -122,7 +128,23 @@ def evaluate(
         )
     if cfg.points_per_side:
         out.proposals = proposals.evaluate(cfg)
+    if instances is not None:
+        out.instances = instances.evaluate()
     return out
+
+
+def measure(out: Evaluation, prompter: Prompter, found: Annotated, i: int) -> None:
+    """The chosen masks of image i: clicks, boxes, baselines."""
+    out.names.append(found.name)
+    out.index.append(i)
+    out.image += [len(out.names) - 1] * len(found.counts)
+    out.mask_id += found.ids
+    out.area += [area(c, *found.image.shape[:2]) for c in found.counts]
+    tasks = [f"{found.name}\0{mask_id}" for mask_id in found.ids]
+    out.scores.append(score_image(prompter, found.masks, tasks, out.cfg))
+    if out.cfg.baselines:
+        points = [deepest(m)[0] for m in found.masks]
+        out.baselines.append(score_baselines(found.image, found.masks, points))
 
 
 def choose_images(count: int, cfg: EvaluateConfig) -> list[int]:
@@ -152,7 +174,12 @@ def choose_masks(found: Annotated, i: int, cfg: EvaluateConfig) -> Annotated:
 
 def take(found: Annotated, kept: list[int]) -> Annotated:
     """Some of its masks."""
-    return replace(found, ids=tuple(found.ids[n] for n in kept), counts=tuple(found.counts[n] for n in kept))
+    return replace(
+        found,
+        ids=tuple(found.ids[n] for n in kept),
+        counts=tuple(found.counts[n] for n in kept),
+        categories=tuple(found.categories[n] for n in kept),
+    )
 
 
 def number(value: float) -> float | None:

@@ -73,7 +73,7 @@ def test_baselines_stand_beside_the_model(tmp_path: Path) -> None:
 
 
 def test_a_share_of_the_masks_is_drawn_mask_by_mask() -> None:
-    found = Annotated("a", np.zeros((4, 4, 3), np.uint8), tuple(range(4000)), ("x",) * 4000)
+    found = Annotated("a", np.zeros((4, 4, 3), np.uint8), tuple(range(4000)), ("x",) * 4000, (None,) * 4000)
     kept = [choose_masks(found, i, EvaluateConfig(mask_share=0.25)).ids for i in (0, 0, 1)]
     assert kept[0] == kept[1] != kept[2] and all(abs(len(k) - 1000) < 110 for k in kept)  # 4 deviations
     assert choose_masks(found, 0, EvaluateConfig()).ids == found.ids
