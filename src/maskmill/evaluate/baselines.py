@@ -17,7 +17,7 @@ from maskmill.errors import UserError
 from maskmill.prompts.clicks import Mask, Point
 
 RADII = (0.012, 0.016, 0.02, 0.025, 0.03, 0.035, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.12, 0.15, 0.18, 0.22, 0.25, 0.3)
-SCALES, SIGMA, SMALLEST = (50, 200, 800), 0.8, 20  # smallest: pixels of a segment
+SCALES, SIGMA, SMALLEST = (50, 200, 800), 0.8, 50  # smallest: pixels of a segment
 Ious = NDArray[np.float64]
 
 

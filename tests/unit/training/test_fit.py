@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +199,33 @@ def test_one_image_is_learned_by_heart(tmp_path: Path) -> None:
     fit(cfg, str(tmp_path / "out"))
     lines = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
     assert lines[0]["iou_last"] < 0.95 < min(lines[-1]["iou_best"], lines[-1]["iou_last"]), lines
+
+
+def test_tensorboard_shows_each_step_once(tmp_path: Path) -> None:
+    """A run is killed after its last checkpoint and goes on: its events say what metrics.jsonl says."""
+    reason = "tensorboard is not installed: pip install 'maskmill[board]'"
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason=reason)
+    cfg = config(tmp_path, run={"tensorboard": True})
+
+    def kill(progress: Progress) -> None:
+        if progress.step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(cfg, str(tmp_path / "out"), say=kill)
+    assert fit(cfg, str(tmp_path / "out"))
+    board = reader.EventAccumulator(str(tmp_path / "out/tensorboard"))
+    board.Reload()
+    lines = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
+    assert [e.step for e in board.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
+    for name in board.Tags()["scalars"]:
+        assert [e.value for e in board.Scalars(name)] == pytest.approx([line[name] for line in lines], rel=1e-5), name
+    assert {"loss", "iou_best", "lr", "norm"} <= set(board.Tags()["scalars"])
+
+
+def test_tensorboard_without_its_package_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    for name in [n for n in sys.modules if n.startswith("torch.utils.tensorboard")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(UserError, match=r"pip install 'maskmill\[board\]'"):
+        fit(config(tmp_path, run={"tensorboard": True}), str(tmp_path / "out"))
