@@ -44,9 +44,9 @@ class Part:
 
 
 PARTS = {
-    "coco-panoptic": Part("coco-panoptic/train-0003.tar", None, 1.0, 16),
-    "bsds500": Part("bsds500/val-*.tar", 50, 0.12, 16),
-    "nuclei": Part("nuclei/train-*.tar", 100, 0.15, 16),
+    "coco-panoptic": Part("coco-panoptic/train-0003.tar", None, 1.0, 10),
+    "bsds500": Part("bsds500/val-*.tar", 40, 0.1, 10),
+    "nuclei": Part("nuclei/train-*.tar", 60, 0.15, 10),
 }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from maskmill.errors import UserError
-from maskmill.pipeline.commands.common import check_device
+from maskmill.pipeline.commands.common import FAILED, check_device
 
 if TYPE_CHECKING:
     from maskmill.evaluate.instances import Instances
@@ -66,6 +66,7 @@ def evaluate(
     from maskmill.config import from_tree, merge, parse_set
     from maskmill.evaluate.config import EvaluateConfig
     from maskmill.storage.annotated import open_annotated
+    from maskmill.storage.files import at, check_writable
 
     tree = parse_set(assignments)
     if foreign := tree.keys() - {"evaluate"}:
@@ -73,7 +74,10 @@ def evaluate(
     wanted = merge(tree.get("evaluate") or {}, {"baselines": True} if baselines else {})
     cfg = from_tree(EvaluateConfig, wanted, "evaluate.")
     check_device(device, here=True)
+    check_writable(at(out))
     if audit:
+        if boxes is not None or baselines or checkpoint is not None:
+            raise UserError("--audit compares masks with masks: leave out --boxes, --baselines and --checkpoint")
         return write_audit(model, data, out, images, filter_name, cfg.resamples, quiet)
     name, weights = find_model(model, checkpoint)
     annotated = open_annotated(data, images, filter_name)
@@ -122,7 +126,11 @@ def measure(
     from maskmill.storage.files import at, parquet_bytes, to_json, write_bytes
 
     model = load_model(name, weights, device)
-    found = run(model, data, cfg, reporter(quiet), instances)
+    try:
+        found = run(model, data, cfg, reporter(quiet), instances)
+    except KeyboardInterrupt:  # nothing to continue from
+        click.echo("maskmill: stopped; nothing was written, the same command begins anew", err=True)
+        sys.exit(FAILED)
     tree = about | {"sha256": checkpoint_sha256(name, weights), **found.summary(), "config": to_tree(cfg)}
     folder = at(out)
     write_bytes(folder / "masks.parquet", parquet_bytes(found.table(), ["image", "mask_id"], {}))

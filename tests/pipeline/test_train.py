@@ -138,6 +138,19 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     (data / "sa_0.json").write_text(json.dumps({"annotations": [annotation(np.ones((5, 5), bool), 3)]}))
     words = complaint(run("train", cfg, "--data", data, "--out", tmp_path / "o"))
     assert "sa_0.png" in words and "annotation 3" in words
+    for key, hint in (
+        ("run.device=gpu", "expected cpu, cuda"),
+        ("run.threads=0", "at least 1"),
+        ("optim.betas=[2,0.9]", "[0, 1)"),
+        ("seed=-1", "at least 0"),
+        ("cache=half", "known values: none, float32"),
+        ("colour=1", "expected section.key=value"),
+    ):
+        words = complaint(run("train", cfg, "--data", data, "--out", tmp_path / "o", "--set", key))
+        assert hint in words and key.partition("=")[0] in words, words
+    assert "cannot write to --out" in complaint(run("train", cfg, "--data", data, "--out", cfg))
+    assert "cannot write to --out" in complaint(run("evaluate", "nano", data, "--out", cfg))
+    assert "leave out --boxes" in complaint(run("evaluate", "--audit", data, data, "--out", tmp_path, "--baselines"))
     assert "clicks" in complaint(run("evaluate", "nano", data, "--out", tmp_path / "e", "--set", "evaluate.clicks=[0]"))
     result = run(
         "train",

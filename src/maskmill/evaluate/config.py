@@ -32,13 +32,15 @@ class EvaluateConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        at_least("evaluate", self, {"max_clicks": 1, "min_area": 1, "points_per_side": 0, "batch": 1, "resamples": 1})
+        at_least("evaluate", self, {"max_clicks": 1, "min_area": 1, "points_per_side": 0, "batch": 1})
+        at_least("evaluate", self, {"resamples": 1, "seed": 0})
         if not self.clicks or min(self.clicks) < 1:
             raise UserError(f"evaluate.clicks are {list(self.clicks)}: expected numbers from 1 on")
         if not all(0 < t <= 1 for t in self.noc):
             raise UserError(f"evaluate.noc are {list(self.noc)}: expected IoUs in (0, 1]")
-        if not 0 < self.mask_share <= 1:
-            raise UserError(f"evaluate.mask_share is {self.mask_share:g}: it must lie in (0, 1]")
+        for name in ("mask_share", "nms"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UserError(f"evaluate.{name} is {getattr(self, name):g}: it must lie in (0, 1]")
         for name in ("images", "masks_per_image"):
             if getattr(self, name) is not None:
                 at_least("evaluate", self, {name: 1})

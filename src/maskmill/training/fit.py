@@ -134,7 +134,7 @@ class Run:
             step, steps = self.trainer.step, self.cfg.optim.steps
             if not masks and step - before >= 1 + len(self.samples.entries) // self.cfg.optim.images:
                 raise UserError(
-                    f"no mask to train on in {self.samples.fingerprint}: all are empty, too small or too large"
+                    f"no mask to train on in {len(self.samples.entries)} images: all are empty, too small or too large"
                 )
             if step % self.cfg.run.log_every == 0 or step == steps:
                 pace = (time.monotonic() - begun) / (step - before)
