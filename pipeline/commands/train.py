@@ -80,8 +80,9 @@ def train(
         click.echo(f"maskmill: {e}; {out} keeps its last checkpoint", err=True)
         sys.exit(FAILED)
     except OSError as e:  # a full disk, storage that is gone
-        words = " ".join(str(e).split())
-        click.echo(f"maskmill: {words}; {out} keeps its last checkpoint, the same command continues from it", err=True)
+        words = " ".join((e.strerror or str(e) or type(e).__name__).split())
+        more = f"{out} keeps its last checkpoint: once this is mended, the same command continues from there"
+        click.echo(f"maskmill: {words}; {more}", err=True)
         sys.exit(FAILED)
     if not quiet:
         words = f"done: {out}/model.safetensors" if done else "stopped; the same command continues where it stopped"

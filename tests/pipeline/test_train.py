@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from maskmill.pipeline.commands.train import read_config
+from maskmill.training.fit import fit
 from tests.pipeline.exchange import complaint, done, import_, run
 from tests.unit.training.sets import annotation, scene, tiny_model, write_set
 
@@ -79,6 +82,28 @@ def test_a_signal_stops_it_between_steps_with_75(tmp_path: Path) -> None:
     _, said = process.communicate()
     assert process.returncode == 75 and b"continues" in said, said
     assert (out / "checkpoint.pt").exists() and (out / "model.safetensors").exists()
+
+
+def test_a_disk_that_is_full_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    """A limit on the size of a file stands for it: the weights fit, the checkpoint does not."""
+    data, cfg, out = write_set(tmp_path / "set", 3), recipe(tmp_path), tmp_path / "out"
+    words = ("--data", data, "--out", out, "--set", "optim.steps=3", "--set", "optim.milestones=[]", "--quiet")
+    done("train", cfg, *words, "--set", "run.save_every=3")
+    whole = load_file(out / "model.safetensors")
+    shutil.rmtree(out)
+    config = read_config(str(cfg), (str(data),), None, ("optim.steps=3", "optim.milestones=[]"))
+    assert not fit(config, str(out), stopped=lambda: len(lines(out)) == 1)
+    before = (out / "checkpoint.pt").read_bytes()
+    limit = len(before) - 1000
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
+    command = [sys.executable, "-c", f"{limited}; from maskmill.pipeline.cli import main; main()", "train", cfg, *words]
+    process = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert process.returncode == 1 and len(process.stderr.strip().splitlines()) == 1, process.stderr
+    assert "File too large" in process.stderr and "keeps its last checkpoint" in process.stderr
+    assert (out / "checkpoint.pt").read_bytes() == before and not list(out.glob(".*"))
+    done("train", cfg, *words)
+    again = load_file(out / "model.safetensors")
+    assert all(np.array_equal(whole[k], again[k]) for k in whole)
 
 
 @pytest.mark.parametrize("kind", ["build", "coco"])
