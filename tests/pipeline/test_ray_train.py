@@ -12,11 +12,10 @@ import pytest
 from safetensors.torch import load_file
 
 from maskmill.errors import UserError
-from maskmill.pipeline.commands.train import read_config
 from maskmill.pipeline.ray_train import fit_on_ray, words_of
 from maskmill.training.config import TrainConfig
 from maskmill.training.fit import fit
-from tests.pipeline.test_train import recipe
+from tests.pipeline.test_train import config_of, recipe
 from tests.unit.training.sets import write_set
 
 STEPS, RATE = 6, 1e-4
@@ -26,7 +25,7 @@ PLAIN = ("model.drop_path=0", "model.decoder_dropout=0")  # their chance is draw
 def plan(tmp_path: Path, *words: str) -> TrainConfig:
     data = write_set(tmp_path / "set", 3)
     steps = (f"optim.steps={STEPS}", "optim.milestones=[]", "optim.warmup=0", f"optim.lr={RATE:g}")
-    return read_config(str(recipe(tmp_path)), (str(data),), None, (*steps, *PLAIN, *words))
+    return config_of(recipe(tmp_path), data, *steps, *PLAIN, *words)
 
 
 def lines(out: Path) -> list[dict[str, float]]:
@@ -78,7 +77,7 @@ def differences(one: Path, two: Path) -> list[np.ndarray]:
 
 
 def test_uneven_shares_are_refused(tmp_path: Path) -> None:
-    config = read_config(str(recipe(tmp_path)), (str(tmp_path),), None, ())
+    config = config_of(recipe(tmp_path), tmp_path)
     with pytest.raises(UserError, match="cannot be shared evenly by 3"):
         fit_on_ray(config, str(tmp_path / "out"), 3)
 

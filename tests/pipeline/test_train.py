@@ -16,7 +16,9 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from maskmill.config import merge, parse_set, read_yaml
 from maskmill.pipeline.commands.train import read_config
+from maskmill.training.config import TrainConfig
 from maskmill.training.fit import fit
 from tests.pipeline.exchange import complaint, done, import_, run
 from tests.unit.training.sets import annotation, scene, tiny_model, write_set
@@ -34,6 +36,11 @@ def recipe(folder: Path) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(tree))
     return path
+
+
+def config_of(path: Path, data: Path, *assignments: str) -> TrainConfig:
+    """What the command makes of them."""
+    return read_config(merge(read_yaml("train", str(path)), parse_set(assignments)), (str(data),), None)
 
 
 def train(*words: str | Path) -> subprocess.Popen[bytes]:
@@ -91,7 +98,7 @@ def test_a_disk_that_is_full_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     done("train", cfg, *words, "--set", "run.save_every=3")
     whole = load_file(out / "model.safetensors")
     shutil.rmtree(out)
-    config = read_config(str(cfg), (str(data),), None, ("optim.steps=3", "optim.milestones=[]"))
+    config = config_of(cfg, data, "optim.steps=3", "optim.milestones=[]")
     assert not fit(config, str(out), stopped=lambda: len(lines(out)) == 1)
     before = (out / "checkpoint.pt").read_bytes()
     limit = len(before) - 1000
@@ -169,7 +176,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         ("optim.betas=[2,0.9]", "[0, 1)"),
         ("seed=-1", "at least 0"),
         ("cache=half", "known values: none, float32"),
-        ("colour=1", "expected section.key=value"),
+        ("colour=1", "unknown config key"),
     ):
         words = complaint(run("train", cfg, "--data", data, "--out", tmp_path / "o", "--set", key))
         assert hint in words and key.partition("=")[0] in words, words
