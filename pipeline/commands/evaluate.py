@@ -54,13 +54,18 @@ def evaluate(
 
     MODEL is a name that `maskmill models` lists, or the DIR of a training. Written to DIR: evaluation.json with 95%
     intervals, masks.parquet with a row for each mask, evaluation.html with curves and the worst and best cases.
+    With --boxes, also boxes.json: the answers as COCO results.
     With --audit, DATA holds the same masks as MODEL, corrected by people: audit.json says how many pairs agree.
+
+    Settings of evaluate.*: clicks, noc, max_clicks, images, masks_per_image, mask_share, min_area, points_per_side (0
+    leaves recall out), nms, batch, resamples, seed.
 
     \b
     Examples:
       maskmill evaluate nano annotations/instances.json --out figures/
       maskmill evaluate nuclei/ test.tar --out figures/ --set evaluate.points_per_side=16
       maskmill evaluate vit_h 'val/*.tar' --checkpoint sam_vit_h_4b8939.pth --out figures/ --set evaluate.images=500
+      maskmill evaluate vit_b instances.json --boxes detections.json --out figures/
       maskmill evaluate --audit masks/ corrected/ --out audit/
     """
     from maskmill.config import from_tree, merge, parse_set
@@ -98,6 +103,8 @@ def find_model(model: str, checkpoint: str | None) -> tuple[str, str | None]:
     import yaml
 
     folder = Path(model)
+    if folder.is_dir() and not (folder / "config.yaml").is_file():
+        raise UserError(f"{model}: no training wrote this folder (no config.yaml): give a training's DIR, or a name")
     if not (folder / "config.yaml").is_file():
         return model, checkpoint
     if checkpoint is None and not (folder / "model.safetensors").is_file():

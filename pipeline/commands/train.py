@@ -28,6 +28,7 @@ QUIET_FOR = 10.0  # seconds between lines of a log
 @click.option(
     "--processes",
     type=click.IntRange(1),
+    metavar="N",
     default=1,
     show_default=True,
     help="Train data-parallel by Ray Train on so many GPUs.",
@@ -46,7 +47,8 @@ def train(
     makes the built-in model anew.
 
     The same command again continues where DIR stands, bit by bit as if it had never stopped (on a CPU). DIR holds
-    metrics.jsonl and model.safetensors, which --checkpoint takes. Only run.* may change in between.
+    metrics.jsonl and model.safetensors, which --checkpoint takes. Only run.* may change in between. The keys of CONFIG
+    are in docs/training.md and src/maskmill/training/config.py.
 
     \b
     Examples:
