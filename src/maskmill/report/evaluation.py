@@ -37,6 +37,9 @@ def make_page(
         ("worst", "Worst cases", gallery(worst)),
         ("best", "Best cases", gallery(best)),
     ]
+    by_category = tree.get("boxes", {}).get("by_category", {})
+    if len(by_category) > 1:
+        parts.insert(2, ("categories", "Mask AP from boxes, by category", "".join(category_rows(by_category))))
     now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     body = "\n".join(f'<section id="{i}"><h2>{name}</h2>{content}</section>' for i, name, content in parts)
     style = (STATIC / "tokens.css").read_text(encoding="utf-8") + (STATIC / "report.css").read_text(encoding="utf-8")
@@ -108,6 +111,14 @@ def table_rows(tree: dict[str, Any]) -> Iterator[str]:
     yield '<table><thead><tr><th>Figure</th><th class="n">Value</th><th class="n">95% interval</th></tr></thead><tbody>'
     for name, value, interval_ in rows_of(tree):
         yield f'<tr><td>{escape(name)}</td><td class="n">{value}</td><td class="n">{interval_}</td></tr>'
+    yield "</tbody></table>"
+
+
+def category_rows(values: dict[str, float | None]) -> Iterator[str]:
+    """Worst first; a category that only crowds have comes last."""
+    yield '<table><thead><tr><th>Category</th><th class="n">AP</th></tr></thead><tbody>'
+    for name, value in sorted(values.items(), key=lambda item: (item[1] is None, item[1] or 0.0)):
+        yield f'<tr><td>{escape(name)}</td><td class="n">{"-" if value is None else f"{value:.3f}"}</td></tr>'
     yield "</tbody></table>"
 
 

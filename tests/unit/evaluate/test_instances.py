@@ -151,6 +151,8 @@ def test_figures_are_those_of_pycocotools_on_the_files(tmp_path: Path) -> None:
     for k, name in enumerate(("cup", "dog")):
         assert tree["by_category"][name] == pytest.approx(check.eval["precision"][:, :, k, 0, -1].mean(), abs=1e-5)
     assert f"{tree['ap']['AP']:.3f}" in shown
+    page = (tmp_path / "out/evaluation.html").read_text()
+    assert page.index("by category") < page.index("<td>cup</td>") and "<td>dog</td>" in page
     truths = done("evaluate", "nano", truth, "--out", tmp_path / "own", "--boxes", "truth", *QUICK).output
     assert json.loads((tmp_path / "own/evaluation.json").read_text())["boxes"]["boxes"] == 8 and "mask AP" in truths
 
