@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from maskmill.pipeline.commands.common import FAILED, RESUMABLE, check_device
+from maskmill.pipeline.commands.common import FAILED, RESUMABLE, check_device, stop_resumable
 
 if TYPE_CHECKING:
     from maskmill.training.config import TrainConfig
@@ -64,9 +64,8 @@ def train(
 
     tree = merge(read_yaml("train", config), parse_set(assignments))
     check_writable(at(out))
-    stopped = stop_between_steps()
     if tree.get("recipe") == "nano":
-        done = train_nano(tree, data, out, processes, quiet, stopped)
+        done = train_nano(tree, data, out, processes, quiet, stop_between_steps())
         sys.exit(0 if done else RESUMABLE)
     cfg = read_config(tree, data, images)
     check_device(cfg.run.device, here=processes == 1, name="run.device")
@@ -74,10 +73,10 @@ def train(
         if processes > 1:
             from maskmill.pipeline.ray_train import fit_on_ray
 
-            fit_on_ray(cfg, out, processes)
-            done = True
+            stop_resumable()  # at once: the processes keep what they saved last
+            done = fit_on_ray(cfg, out, processes)
         else:
-            done = fit(cfg, out, say=reporter(quiet), stopped=stopped)
+            done = fit(cfg, out, say=reporter(quiet), stopped=stop_between_steps())
     except Diverged as e:
         click.echo(f"maskmill: {e}; {out} keeps its last checkpoint", err=True)
         sys.exit(FAILED)

@@ -57,7 +57,7 @@ def test_two_processes_one_of_them_killed_do_what_one_does(tmp_path: Path, clust
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    fit_on_ray(config, str(tmp_path / "two"), 2)
+    assert fit_on_ray(config, str(tmp_path / "two"), 2)
     assert killed and killed[0] not in [p.pid for p in workers()]
     assert fit(config, str(tmp_path / "one"))
     one, two = lines(tmp_path / "one"), lines(tmp_path / "two")

@@ -87,7 +87,7 @@ def test_another_recipe_or_other_data_are_refused(tmp_path: Path) -> None:
     assert fit(config(tmp_path, optim={"steps": 1}, run={"save_every": 9}), str(tmp_path / "out"))
 
 
-@pytest.mark.parametrize(("precision", "most"), [("float32", 1e-6), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize(("precision", "most"), [("float32", 1e-6), ("bfloat16", 5e-3)])
 def test_images_in_a_pass_do_not_change_the_update(tmp_path: Path, precision: str, most: float) -> None:
     """Gradient accumulation: three images one by one, in two passes, or all at once. Without drop path, whose chance
     is drawn for a pass. The gradient is the same but for rounding: `most` is the error's norm over its own."""
