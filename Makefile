@@ -22,7 +22,7 @@ chaos: setup
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy src/maskmill # the link src/maskmill/pipeline leads it to pipeline/ too
+	$(BIN)/mypy src/maskmill benchmarks # the link src/maskmill/pipeline leads it to pipeline/ too
 
 clean:
 	rm -rf .venv demo-out

@@ -25,6 +25,7 @@ import torch
 
 from maskmill.pipeline.plan import read_plan
 from maskmill.storage.build import Build
+from maskmill.storage.files import at
 from maskmill.storage.ledger import Ledger
 
 WAYS = {
@@ -64,11 +65,12 @@ def start(images: str, out: Path, way: str, assignments: list[str]) -> subproces
 def kill_halfway(images: str, out: Path, assignments: list[str]) -> int:
     """SIGKILL a run once half of its units are committed; how many were."""
     process = start(images, out, "killed", assignments)
-    while not (out / "plan.parquet").exists() or len(Ledger(out).newest()) * 2 < len(read_plan(out / "plan.parquet")):
+    ledger, plan = Ledger(at(out)), at(out) / "plan.parquet"
+    while not plan.exists() or len(ledger.newest()) * 2 < len(read_plan(plan)):
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    return len(Ledger(out).newest())
+    return len(ledger.newest())
 
 
 def measure(images: str, out: Path, way: str, assignments: list[str]) -> dict[str, float]:

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from benchmarks.builds import PeakMemory
 from maskmill.pipeline.demo import demo_images, pack
-from maskmill.pipeline.plan import read_plan, write_plan
+from maskmill.pipeline.plan import Unit, read_plan, write_plan
 from maskmill.storage.build import Build
 from maskmill.storage.files import at, parquet_bytes, to_json, write_bytes
 from maskmill.storage.ledger import DataFile, Ledger, hash_keys
@@ -50,7 +50,8 @@ def blow_up(build: Build, out: Path, copies: int) -> Build:
     shutil.copytree(
         str(build.path), out, ignore=shutil.ignore_patterns("images", "candidates", "masks*", "plan.parquet")
     )
-    plan, units = {unit.unit: unit for unit in read_plan(build.path / "plan.parquet")}, []
+    plan = {unit.unit: unit for unit in read_plan(build.path / "plan.parquet")}
+    units: list[Unit] = []
     for manifest in build.manifests():
         tables = {name: build.read_unit(manifest, name) for name in manifest.files}
         old = tables["images"]["image_id"].to_numpy()

@@ -52,7 +52,7 @@ def speed(subject: Subject, mode: str, precision: str) -> dict[str, Any]:
         "images_in_a_batch": len(images),
         "first_image_seconds": first,  # compilation and tuning included
         "one_image_seconds": again,
-        "peak_mb": peak_mb(subject.device, size_of(subject.official)),
+        "peak_mb": peak_mb(subject.device, subject.bytes_beside(precision)),
         "tflop_s": subject.work.image(crops, prompts) / 1e12 / seconds,
         "floor_images_s": H200_TFLOPS / least,
         "share_of_floor": least / H200_TFLOPS / seconds,
@@ -87,7 +87,7 @@ def passing(subject: Subject, mode: str, precision: str) -> dict[str, float]:
     """The shares of all masks that pass each filter, one after another, on the first image."""
     thresholds, image = Thresholds(), subject.images[0]
     generator = subject.generator(mode, precision, floor=(thresholds.pred_iou_thresh, 0.0))
-    candidates = find_candidates(subject.ours, image, generator.generate_config)
+    candidates = find_candidates(generator.model, image, generator.generate_config)
     crops, prompts = subject.plan(mode)
     masks = apply_filter(candidates, generator.filter_config, crops)
     stable = candidates.stability_score >= np.float32(thresholds.stability_score_thresh)
@@ -144,7 +144,7 @@ def floor_cost(subject: Subject, precision: str) -> dict[str, Any]:
     image = subject.images[0]
 
     def keep(generator: MaskGenerator) -> int:
-        table = find_candidates(subject.ours, image, generator.generate_config)
+        table = find_candidates(generator.model, image, generator.generate_config)
         for i in range(len(table)):
             table.counts(i)
         apply_filter(table, generator.filter_config, 1)

@@ -11,9 +11,11 @@ from benchmarks.flops import Work, count
 from benchmarks.pictures import pictures
 from benchmarks.shaped import shaped_model
 from maskmill import MaskGenerator
+from maskmill.config import GenerateConfig
 from maskmill.generate.grids import crop_plan
 from maskmill.sam.build import build_sam, load_config
-from maskmill.sam.sam import ModelConfig
+from maskmill.sam.precision import cast
+from maskmill.sam.sam import ModelConfig, Sam
 from tests.parity.official import SamAutomaticMaskGenerator
 
 
@@ -72,17 +74,30 @@ class Subject:
         self.work: Work = count(cfg)
         self.images = pictures(max(4, scale.checked_images), scale.height, scale.width)
         self.official, self.look = shaped_model(cfg, self.images[0], device=device)
-        with torch.device(device):
-            self.ours = build_sam(cfg).eval().to(device)
-        self.ours.load_state_dict(self.official.state_dict())
+        self.models: dict[str, Sam] = {}  # ours, by precision
         assert self.look.like_masks, f"these weights give no masks, but noise: {self.look}"
         self.built_seconds = time.perf_counter() - begun
         self.known: dict[tuple[str, int], list[Record]] = {}  # of the official generator, by (mode, image)
 
+    def model(self, precision: str) -> Sam:
+        """Ours, with the same weights."""
+        if precision not in self.models:
+            with torch.device(self.device):
+                made = build_sam(self.cfg).eval().to(self.device)
+            made.load_state_dict(self.official.state_dict())
+            self.models[precision] = cast(made, precision)
+        return self.models[precision]
+
+    def bytes_beside(self, precision: str) -> int:
+        """What the weights of all other models here take."""
+        others = [self.official, *(model for name, model in self.models.items() if name != precision)]
+        return sum(p.numel() * p.element_size() for model in others for p in model.parameters())
+
     def generator(self, mode: str, precision: str, floor: tuple[float, float] | None = None) -> MaskGenerator:
         """Ours. A precision that the library does not know raises UserError."""
-        made = MaskGenerator(self.ours, **self.scale.settings(mode))
-        own: dict[str, Any] = {"points_per_batch": self.scale.own_points_per_batch, "precision": precision} | self.own
+        GenerateConfig(precision=precision)  # refuses what it does not know
+        made = MaskGenerator(self.model(precision), **self.scale.settings(mode))
+        own: dict[str, Any] = {"points_per_batch": self.scale.own_points_per_batch} | self.own
         changed = replace(made.generate_config, **own)
         if floor is not None:
             changed = replace(changed, floor_pred_iou=floor[0], floor_stability=floor[1])

@@ -11,7 +11,6 @@ Results: benchmarks/results/scale.json.
 
 import argparse
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -68,10 +67,9 @@ def big_manifest(unit: Unit) -> Manifest:
         name: DataFile(f"{name}/{unit.unit}-0123abcd.parquet", BIG_IMAGES * rows, 1 << 20, "0" * 64)
         for name, rows in (("images", 1), ("candidates", 300), ("masks/default", 100))
     }
-    numbers = {"images": BIG_IMAGES, "empty": 2, "quarantined": 1, "candidates": 300_000, "masks": 100_000}
     return Manifest(
-        unit=unit.unit, attempt="0123abcd", files=files, key_hash="0" * 64, seconds=900.0, host="node-17",
-        finished="2026-01-01T00:00:00+00:00", **numbers,
+        unit=unit.unit, attempt="0123abcd", files=files, images=BIG_IMAGES, empty=2, quarantined=1, candidates=300_000,
+        masks=100_000, key_hash="0" * 64, seconds=900.0, host="node-17", finished="2026-01-01T00:00:00+00:00",
     )  # fmt: skip
 
 
@@ -159,7 +157,7 @@ def resume_figures(folder: Path, units: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.chaos.builds", str(source), str(out), "ray", "run.unit_size=1"]
     ledger = Ledger(at(out))
     process = subprocess.Popen(command, start_new_session=True)
-    while not ledger.folder.exists() or len(os.listdir(ledger.folder)) < units // 2:
+    while len(ledger.redos()) < units // 2:
         time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -167,7 +165,7 @@ def resume_figures(folder: Path, units: int) -> dict[str, Any]:
     at_kill = len(ledger.redos())
     begun = time.perf_counter()
     process = subprocess.Popen(command, start_new_session=True)
-    while len(os.listdir(ledger.folder)) <= at_kill:
+    while len(ledger.redos()) <= at_kill:
         time.sleep(0.05)
     first = time.perf_counter() - begun
     assert process.wait() == 0

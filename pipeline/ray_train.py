@@ -6,6 +6,7 @@ same updates on any number of them, but for rounding. The first process writes; 
 is gone, is continued by the same command.
 """
 
+import json
 import tempfile
 from typing import Any
 
@@ -13,13 +14,15 @@ from maskmill.config import RunConfig as RayConfig
 from maskmill.config import from_tree, merge, to_tree
 from maskmill.errors import UserError
 from maskmill.storage import listing
+from maskmill.storage.files import at, exists, read_bytes
 from maskmill.training.config import TrainConfig
 
 RETRIES = 3  # a process or a machine that is lost: all begin again from the last checkpoint
 
 
-def fit_on_ray(cfg: TrainConfig, out: str, processes: int) -> None:
-    """`fit` in so many processes, one GPU each where the cluster has any. UserError as of `fit`."""
+def fit_on_ray(cfg: TrainConfig, out: str, processes: int) -> bool:
+    """`fit` in so many processes, one GPU each where the cluster has any: whether it came to the last step. UserError
+    as of `fit`."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -39,6 +42,14 @@ def fit_on_ray(cfg: TrainConfig, out: str, processes: int) -> None:
             run_config=RunConfig(storage_path=scratch, failure_config=FailureConfig(max_failures=RETRIES)),
         )
         run(trainer)
+    return finished(cfg, out)
+
+
+def finished(cfg: TrainConfig, out: str) -> bool:
+    """Whether the log knows the last step."""
+    path = at(out) / "metrics.jsonl"
+    lines = read_bytes(path).splitlines() if exists(path) else []
+    return bool(lines) and int(json.loads(lines[-1])["step"]) == cfg.optim.steps
 
 
 def run(trainer: Any) -> None:
@@ -47,6 +58,8 @@ def run(trainer: Any) -> None:
 
     try:
         trainer.fit()
+    except SystemExit:  # Ctrl-C: Ray stops the processes, and would end this one with 0
+        return
     except Exception as e:
         for kind in (UserError, Diverged):
             if found := words_of(e, kind.__name__):

@@ -52,7 +52,9 @@ class SamSegmenter:
         # Part of the recipe: another number of threads rounds sums in another order (promise 4).
         torch.set_num_threads(job.config.generate.threads)
         self.config = job.config
-        self.model = load_model(job.config.model.name, job.config.model.checkpoint, job.device)
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32, in convolutions too
+        name, checkpoint = job.config.model.name, job.config.model.checkpoint
+        self.model = load_model(name, checkpoint, job.device, job.config.generate.precision)
 
     def __call__(self, image: np.ndarray, image_id: int) -> tuple[MaskTable, MaskTable]:
         """H x W x 3 uint8 -> candidates and masks."""

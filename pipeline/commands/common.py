@@ -44,14 +44,15 @@ def debugging() -> bool:
     return bool(click.get_current_context().find_root().params.get("debug"))
 
 
-def check_device(device: str | None, here: bool) -> None:
-    """Refuse what is no device, or one that is missing where the work runs `here`, not on a cluster."""
+def check_device(device: str | None, here: bool, name: str = "--device") -> None:
+    """Refuse what is no device, or one that is missing where the work runs `here`, not on a cluster; `name`: of the
+    option."""
     if device is None:
         return
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise UserError(f"--device {device!r} is no device: expected cpu, cuda or cuda:N")
+        raise UserError(f"{name} {device!r} is no device: expected cpu, cuda or cuda:N")
     if here and device != "cpu":
         import torch
 
         if not torch.cuda.is_available():
-            raise UserError(f"--device {device!r}: torch finds no CUDA GPU here; leave --device out to use the CPU")
+            raise UserError(f"{name} {device!r}: torch finds no CUDA GPU here; leave {name} out to use the CPU")

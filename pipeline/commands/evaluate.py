@@ -1,5 +1,6 @@
 """`maskmill evaluate`."""
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from maskmill.errors import UserError
-from maskmill.pipeline.commands.common import check_device
+from maskmill.pipeline.commands.common import FAILED, check_device
 
 if TYPE_CHECKING:
+    from maskmill.evaluate.instances import Instances
     from maskmill.storage.annotated import AnnotatedSet
 
 QUIET_FOR = 10.0  # seconds between lines of a log
@@ -26,6 +28,10 @@ SHOWN = 12  # worst and best cases
 @click.option(
     "--filter", "filter_name", metavar="NAME", help="Which masks of a build. Default: the build's own filter."
 )
+@click.option("--baselines", is_flag=True, help="Also what a click reaches without a model: segments, discs.")
+@click.option(
+    "--boxes", metavar="truth|JSON", help="Also COCO mask AP from boxes: of DATA's masks, or a COCO results file."
+)
 @click.option("--audit", is_flag=True, help="Compare two sets of masks: MODEL is then the automatic one.")
 @click.option("--set", "assignments", multiple=True, metavar="evaluate.key=value", help="Change a setting.")
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1 ... Default: a GPU where there is one.")
@@ -37,6 +43,8 @@ def evaluate(
     checkpoint: str | None,
     images: str | None,
     filter_name: str | None,
+    baselines: bool,
+    boxes: str | None,
     audit: bool,
     assignments: tuple[str, ...],
     device: str | None,
@@ -46,29 +54,48 @@ def evaluate(
 
     MODEL is a name that `maskmill models` lists, or the DIR of a training. Written to DIR: evaluation.json with 95%
     intervals, masks.parquet with a row for each mask, evaluation.html with curves and the worst and best cases.
+    With --boxes, also boxes.json: the answers as COCO results.
     With --audit, DATA holds the same masks as MODEL, corrected by people: audit.json says how many pairs agree.
+
+    Settings of evaluate.*: clicks, noc, max_clicks, images, masks_per_image, mask_share, min_area, points_per_side (0
+    leaves recall out), nms, batch, resamples, seed.
 
     \b
     Examples:
       maskmill evaluate nano annotations/instances.json --out figures/
       maskmill evaluate nuclei/ test.tar --out figures/ --set evaluate.points_per_side=16
       maskmill evaluate vit_h 'val/*.tar' --checkpoint sam_vit_h_4b8939.pth --out figures/ --set evaluate.images=500
+      maskmill evaluate vit_b instances.json --boxes detections.json --out figures/
       maskmill evaluate --audit masks/ corrected/ --out audit/
     """
-    from maskmill.config import from_tree, parse_set
+    from maskmill.config import from_tree, merge, parse_set
     from maskmill.evaluate.config import EvaluateConfig
     from maskmill.storage.annotated import open_annotated
+    from maskmill.storage.files import at, check_writable
 
     tree = parse_set(assignments)
     if foreign := tree.keys() - {"evaluate"}:
         raise UserError(f"--set {sorted(foreign)[0]}...: only evaluate.* can be set here")
-    cfg = from_tree(EvaluateConfig, tree.get("evaluate") or {}, "evaluate.")
+    wanted = merge(tree.get("evaluate") or {}, {"baselines": True} if baselines else {})
+    cfg = from_tree(EvaluateConfig, wanted, "evaluate.")
     check_device(device, here=True)
+    check_writable(at(out))
     if audit:
+        if boxes is not None or baselines or checkpoint is not None:
+            raise UserError("--audit compares masks with masks: leave out --boxes, --baselines and --checkpoint")
         return write_audit(model, data, out, images, filter_name, cfg.resamples, quiet)
     name, weights = find_model(model, checkpoint)
     annotated = open_annotated(data, images, filter_name)
-    measure(name, weights, annotated, out, cfg, device, {"model": model, "data": data}, quiet)
+    instances = box_prompts(boxes, annotated) if boxes is not None else None
+    measure(name, weights, annotated, out, cfg, device, {"model": model, "data": data}, quiet, instances)
+
+
+def box_prompts(boxes: str, data: "AnnotatedSet") -> "Instances":
+    """What --boxes names."""
+    from maskmill.evaluate.boxes import read_boxes
+    from maskmill.evaluate.instances import Instances
+
+    return Instances(None if boxes == "truth" else read_boxes(boxes, data))
 
 
 def find_model(model: str, checkpoint: str | None) -> tuple[str, str | None]:
@@ -76,6 +103,8 @@ def find_model(model: str, checkpoint: str | None) -> tuple[str, str | None]:
     import yaml
 
     folder = Path(model)
+    if folder.is_dir() and not (folder / "config.yaml").is_file():
+        raise UserError(f"{model}: no training wrote this folder (no config.yaml): give a training's DIR, or a name")
     if not (folder / "config.yaml").is_file():
         return model, checkpoint
     if checkpoint is None and not (folder / "model.safetensors").is_file():
@@ -93,6 +122,7 @@ def measure(
     device: str | None,
     about: dict[str, str],
     quiet: bool,
+    instances: "Instances | None" = None,
 ) -> None:
     """The evaluation itself, and its files."""
     from maskmill.config import to_tree
@@ -103,10 +133,16 @@ def measure(
     from maskmill.storage.files import at, parquet_bytes, to_json, write_bytes
 
     model = load_model(name, weights, device)
-    found = run(model, data, cfg, reporter(quiet))
+    try:
+        found = run(model, data, cfg, reporter(quiet), instances)
+    except KeyboardInterrupt:  # nothing to continue from
+        click.echo("maskmill: stopped; nothing was written, the same command begins anew", err=True)
+        sys.exit(FAILED)
     tree = about | {"sha256": checkpoint_sha256(name, weights), **found.summary(), "config": to_tree(cfg)}
     folder = at(out)
     write_bytes(folder / "masks.parquet", parquet_bytes(found.table(), ["image", "mask_id"], {}))
+    if instances is not None:
+        write_bytes(folder / "boxes.json", json.dumps(instances.results(*instance_ids(data, instances))).encode())
     worst, best = (cases.cases(model, data, found, rows) for rows in cases.pick(found, SHOWN))
     title = f"{Path(about['model']).name} on {Path(about['data']).name}"
     write_bytes(folder / "evaluation.html", make_page(title, tree, found, worst, best).encode())
@@ -114,8 +150,18 @@ def measure(
     if not quiet:
         click.echo(f"{tree['images']} images, {tree['masks']} masks")
         for label, value, interval in rows_of(tree):
-            click.echo(f"{label:<30} {value:>8}  {interval}")
+            click.echo(f"{label:<50} {value:>8}  {interval}")
         click.echo(f"{folder}/evaluation.html")
+
+
+def instance_ids(data: "AnnotatedSet", instances: "Instances") -> tuple[dict[str, int], dict[str, int]]:
+    """Ids of images and categories by name: those of the COCO file that DATA is, else numbers from 1."""
+    from maskmill.storage.annotated import CocoSet
+
+    images, categories = ({name: n + 1 for n, name in enumerate(x)} for x in (data.names, instances.categories))
+    if not isinstance(data, CocoSet):
+        return images, categories
+    return data.image_ids, data.category_ids or categories
 
 
 def write_audit(

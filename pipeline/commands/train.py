@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from maskmill.pipeline.commands.common import FAILED, RESUMABLE
+from maskmill.pipeline.commands.common import FAILED, RESUMABLE, check_device, stop_resumable
 
 if TYPE_CHECKING:
     from maskmill.training.config import TrainConfig
@@ -25,7 +25,14 @@ QUIET_FOR = 10.0  # seconds between lines of a log
 @click.option("--images", metavar="FOLDER", help="Where the images of a build or of COCO JSON lie now.")
 @click.option("--out", required=True, metavar="DIR", help="Checkpoints, metrics, weights: local, s3:// or gs://.")
 @click.option("--set", "assignments", multiple=True, metavar="key=value", help="Change one key of CONFIG.")
-@click.option("--processes", default=1, show_default=True, help="Train data-parallel by Ray Train on so many GPUs.")
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Train data-parallel by Ray Train on so many GPUs.",
+)
 @click.option("--quiet", is_flag=True, help="No progress.")
 def train(
     config: str,
@@ -40,7 +47,8 @@ def train(
     makes the built-in model anew.
 
     The same command again continues where DIR stands, bit by bit as if it had never stopped (on a CPU). DIR holds
-    metrics.jsonl and model.safetensors, which --checkpoint takes. Only run.* may change in between.
+    metrics.jsonl and model.safetensors, which --checkpoint takes. Only run.* may change in between. The keys of CONFIG
+    are in docs/training.md and src/maskmill/training/config.py.
 
     \b
     Examples:
@@ -50,25 +58,32 @@ def train(
       maskmill train sam --data 's3://bucket/sa_{000000..000999}.tar' --out s3://bucket/run1 --processes 256
     """
     from maskmill.config import merge, parse_set, read_yaml
+    from maskmill.storage.files import at, check_writable
     from maskmill.training.fit import fit
     from maskmill.training.trainer import Diverged
 
     tree = merge(read_yaml("train", config), parse_set(assignments))
-    stopped = stop_between_steps()
+    check_writable(at(out))
     if tree.get("recipe") == "nano":
-        done = train_nano(tree, data, out, processes, quiet, stopped)
+        done = train_nano(tree, data, out, processes, quiet, stop_between_steps())
         sys.exit(0 if done else RESUMABLE)
     cfg = read_config(tree, data, images)
+    check_device(cfg.run.device, here=processes == 1, name="run.device")
     try:
         if processes > 1:
             from maskmill.pipeline.ray_train import fit_on_ray
 
-            fit_on_ray(cfg, out, processes)
-            done = True
+            stop_resumable()  # at once: the processes keep what they saved last
+            done = fit_on_ray(cfg, out, processes)
         else:
-            done = fit(cfg, out, say=reporter(quiet), stopped=stopped)
+            done = fit(cfg, out, say=reporter(quiet), stopped=stop_between_steps())
     except Diverged as e:
         click.echo(f"maskmill: {e}; {out} keeps its last checkpoint", err=True)
+        sys.exit(FAILED)
+    except OSError as e:  # a full disk, storage that is gone
+        words = " ".join((e.strerror or str(e) or type(e).__name__).split())
+        more = f"{out} keeps its last checkpoint: once this is mended, the same command continues from there"
+        click.echo(f"maskmill: {words}; {more}", err=True)
         sys.exit(FAILED)
     if not quiet:
         words = f"done: {out}/model.safetensors" if done else "stopped; the same command continues where it stopped"

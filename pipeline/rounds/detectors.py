@@ -16,7 +16,7 @@ from maskmill.detect.foreign import read_detections, write_detections
 from maskmill.detect.rtdetr import need_transformers, train_rtdetr
 from maskmill.detect.train import DetectorTraining, save_head, train_detector
 from maskmill.errors import UserError
-from maskmill.evaluate.boxes import box_scores
+from maskmill.evaluate.box_recall import box_scores
 from maskmill.masks.rle import decode
 from maskmill.pipeline.rounds.config import PrefillConfig
 from maskmill.pipeline.rounds.pack import packed_id

@@ -19,6 +19,7 @@ import yaml
 from maskmill.errors import UserError
 
 CONFIGS = files("maskmill") / "configs"
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,7 @@ class GenerateConfig:
             )
         if not 0 <= self.crop_overlap_ratio < 1:
             raise UserError(f"generate.crop_overlap_ratio is {self.crop_overlap_ratio}: it must lie in [0, 1)")
-        if self.precision != "float32":
-            raise UserError(f"generate.precision is {self.precision!r}: known precisions: float32")
+        one_of("generate", self, {"precision": PRECISIONS})
 
 
 @dataclass(frozen=True)

@@ -79,3 +79,41 @@ def test_neighbours_do_not_matter() -> None:
         assert len(a) > 0 and np.array_equal(a.mask_id, b.mask_id)
         assert [a.counts(i) for i in range(len(a))] == [b.counts(i) for i in range(len(b))]
         assert np.array_equal(a.predicted_iou, b.predicted_iou)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision(precision: str) -> None:
+    """Nearly the masks of float32 on the same device."""
+    from benchmarks.agreement import Agreement, Thresholds, agree
+    from maskmill import MaskGenerator, load_model
+    from tests.parity.pair import nano_thresholds
+
+    args: dict[str, Any] = {"points_per_side": 16, "points_per_batch": 256, "output_mode": "coco_rle"}
+    plain, half = (load_model("nano", device="cuda", precision=p) for p in ("float32", precision))
+    total = Agreement()
+    for name, image in rendered().items():
+        before, after = (MaskGenerator(m, **args, **nano_thresholds()).generate(image) for m in (plain, half))
+        total.add(agree(before, after, Thresholds(**nano_thresholds()), name, ("float32", precision)))
+    print(total.line("float32", precision))
+    assert total.share >= 0.9 and total.first >= AT_LEAST
+
+
+def test_waits() -> None:
+    """One for each batch of prompts, as tests/unit/generate counts without a device; the last goes by an event."""
+    import warnings
+
+    from maskmill import load_model
+    from maskmill.config import GenerateConfig
+    from maskmill.generate.candidates import find_candidates
+
+    model, image = load_model("nano", device="cuda"), rendered()["odd"]
+    cfg = GenerateConfig(points_per_side=16, points_per_batch=64, floor_pred_iou=0.25, floor_stability=0.6)
+    find_candidates(model, image, cfg)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            find_candidates(model, image, cfg)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len([w for w in seen if "synchronizing" in str(w.message)]) == 4, [str(w.message) for w in seen]

@@ -33,6 +33,14 @@ def test_counts_of_candidates_are_the_rows(reference: dict[str, pa.Table]) -> No
     assert total == reference["candidates"].num_rows
 
 
+def test_half_precision(photos: Path, reference: dict[str, pa.Table], tmp_path: Path) -> None:
+    """It reaches the model: other numbers, much the same masks."""
+    made = tables(build(photos, tmp_path / "b", config("generate.precision=bfloat16")))
+    scores = [t["candidates"]["predicted_iou"].to_numpy() for t in (made, reference)]
+    assert abs(len(scores[0]) - len(scores[1])) <= 0.1 * len(scores[1])
+    assert abs(scores[0].mean() - scores[1].mean()) < 0.01 and not np.isin(scores[0], scores[1]).all()
+
+
 @pytest.mark.parametrize("changes", [("run.unit_size=1",), ("run.unit_size=100",)])
 def test_rows_do_not_depend_on_unit_size(
     changes: tuple[str, ...], photos: Path, reference: dict[str, pa.Table], tmp_path: Path

@@ -96,6 +96,7 @@ def test_sigterm_exits_75_and_the_same_command_continues(photos: Path, tmp_path:
     ("assignment", "words"),
     [
         ("generate.points_per_side=6", "generate.points_per_side: 5 -> 6"),
+        ("generate.precision=bfloat16", "generate.precision: float32 -> bfloat16"),
         ("filter.box_nms_thresh=0.5", "maskmill filter"),
     ],
 )

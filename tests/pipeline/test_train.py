@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,10 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from maskmill.config import merge, parse_set, read_yaml
+from maskmill.pipeline.commands.train import read_config
+from maskmill.training.config import TrainConfig
+from maskmill.training.fit import fit
 from tests.pipeline.exchange import complaint, done, import_, run
 from tests.unit.training.sets import annotation, scene, tiny_model, write_set
 
@@ -31,6 +36,11 @@ def recipe(folder: Path) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(tree))
     return path
+
+
+def config_of(path: Path, data: Path, *assignments: str) -> TrainConfig:
+    """What the command makes of them."""
+    return read_config(merge(read_yaml("train", str(path)), parse_set(assignments)), (str(data),), None)
 
 
 def train(*words: str | Path) -> subprocess.Popen[bytes]:
@@ -79,6 +89,28 @@ def test_a_signal_stops_it_between_steps_with_75(tmp_path: Path) -> None:
     _, said = process.communicate()
     assert process.returncode == 75 and b"continues" in said, said
     assert (out / "checkpoint.pt").exists() and (out / "model.safetensors").exists()
+
+
+def test_a_disk_that_is_full_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    """A limit on the size of a file stands for it: the weights fit, the checkpoint does not."""
+    data, cfg, out = write_set(tmp_path / "set", 3), recipe(tmp_path), tmp_path / "out"
+    words = ("--data", data, "--out", out, "--set", "optim.steps=3", "--set", "optim.milestones=[]", "--quiet")
+    done("train", cfg, *words, "--set", "run.save_every=3")
+    whole = load_file(out / "model.safetensors")
+    shutil.rmtree(out)
+    config = config_of(cfg, data, "optim.steps=3", "optim.milestones=[]")
+    assert not fit(config, str(out), stopped=lambda: len(lines(out)) == 1)
+    before = (out / "checkpoint.pt").read_bytes()
+    limit = len(before) - 1000
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
+    command = [sys.executable, "-c", f"{limited}; from maskmill.pipeline.cli import main; main()", "train", cfg, *words]
+    process = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert process.returncode == 1 and len(process.stderr.strip().splitlines()) == 1, process.stderr
+    assert "File too large" in process.stderr and "keeps its last checkpoint" in process.stderr
+    assert (out / "checkpoint.pt").read_bytes() == before and not list(out.glob(".*"))
+    done("train", cfg, *words)
+    again = load_file(out / "model.safetensors")
+    assert all(np.array_equal(whole[k], again[k]) for k in whole)
 
 
 @pytest.mark.parametrize("kind", ["build", "coco"])
@@ -138,6 +170,19 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     (data / "sa_0.json").write_text(json.dumps({"annotations": [annotation(np.ones((5, 5), bool), 3)]}))
     words = complaint(run("train", cfg, "--data", data, "--out", tmp_path / "o"))
     assert "sa_0.png" in words and "annotation 3" in words
+    for key, hint in (
+        ("run.device=gpu", "expected cpu, cuda"),
+        ("run.threads=0", "at least 1"),
+        ("optim.betas=[2,0.9]", "[0, 1)"),
+        ("seed=-1", "at least 0"),
+        ("cache=half", "known values: none, float32"),
+        ("colour=1", "unknown config key"),
+    ):
+        words = complaint(run("train", cfg, "--data", data, "--out", tmp_path / "o", "--set", key))
+        assert hint in words and key.partition("=")[0] in words, words
+    assert "cannot write to --out" in complaint(run("train", cfg, "--data", data, "--out", cfg))
+    assert "cannot write to --out" in complaint(run("evaluate", "nano", data, "--out", cfg))
+    assert "leave out --boxes" in complaint(run("evaluate", "--audit", data, data, "--out", tmp_path, "--baselines"))
     assert "clicks" in complaint(run("evaluate", "nano", data, "--out", tmp_path / "e", "--set", "evaluate.clicks=[0]"))
     result = run(
         "train",

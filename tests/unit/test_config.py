@@ -119,7 +119,7 @@ def test_which_model(file: Path) -> None:
         ("generate: {point_grids: [[[0.5, 0.5]]]}", ("exactly one of points_per_side and point_grids",)),
         ("generate: {points_per_side: null}", ("exactly one of points_per_side and point_grids",)),
         ("generate: {crop_overlap_ratio: 1.0}", ("crop_overlap_ratio", "[0, 1)")),
-        ("generate: {precision: bfloat16}", ("precision", "'bfloat16'", "float32")),
+        ("generate: {precision: float8}", ("generate.precision", "'float8'", "float32, bfloat16, float16")),
         ("generate: {points_per_batch: 0}", ("generate.points_per_batch is 0", "at least 1")),
         ("filter: {box_nms_thresh: -0.1}", ("filter.box_nms_thresh is -0.1", "at least 0")),
         ("run: {actors: 0}", ("run.actors is 0", "at least 1")),

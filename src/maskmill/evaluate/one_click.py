@@ -2,14 +2,11 @@
 
 `python -m maskmill.evaluate.one_click TARS... [--model nano] [--checkpoint F]`. The protocol is SAM's (paper section 7,
 appendix D): the click lies at the place of the human mask farthest from its boundary, figures are means over masks.
-The baseline knows nothing but the click: of three discs the best one counts, as of the three masks. Their radii are
-fractions of the image's longer side, chosen in hindsight as the triple that does best on the very masks it is scored
-on, so it is the strongest baseline of its kind.
+The discs are those of evaluate/baselines.py.
 """
 
 import argparse
 import io
-import itertools
 import json
 import tarfile
 from collections.abc import Iterator
@@ -23,11 +20,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from maskmill.errors import UserError
+from maskmill.evaluate.baselines import best_discs, disc_ious
 from maskmill.prompts.clicks import deepest
 from maskmill.sam.build import load_model
 from maskmill.sam.sam import Sam
 
-RADII = (0.012, 0.016, 0.02, 0.025, 0.03, 0.035, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.12, 0.15, 0.18, 0.22, 0.25, 0.3)
 Mask = NDArray[np.bool_]
 
 
@@ -39,24 +36,6 @@ class Scores:
     best: NDArray[np.float64]
     confident: NDArray[np.float64]
     discs: NDArray[np.float64]
-
-
-def disc_ious(mask: Mask, x: int, y: int) -> NDArray[np.float64]:
-    """IoU of an H x W mask with the disc around (x, y) of each radius in RADII."""
-    h, w = mask.shape
-    square = ((np.arange(h)[:, None] - y) ** 2 + (np.arange(w)[None] - x) ** 2).ravel()
-    # one histogram over the rings between the radii counts every disc's pixels at once
-    ring = np.searchsorted((np.array(RADII) * max(h, w)) ** 2, square)
-    area = np.bincount(ring, minlength=len(RADII) + 1)[:-1].cumsum()
-    inside = np.bincount(ring[mask.ravel()], minlength=len(RADII) + 1)[:-1].cumsum()
-    return inside / (area + mask.sum() - inside)
-
-
-def best_discs(ious: NDArray[np.float64]) -> tuple[tuple[float, float, float], float]:
-    """The three radii whose best disc has the highest mean IoU over N x R figures, and that mean."""
-    triples = itertools.combinations(range(len(RADII)), 3)
-    mean, (a, b, c) = max((float(ious[:, t].max(1).mean()), t) for t in triples)
-    return (RADII[a], RADII[b], RADII[c]), mean
 
 
 @torch.inference_mode()

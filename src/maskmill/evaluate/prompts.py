@@ -73,11 +73,8 @@ class Prompter:
         return found, sure, low
 
 
-def score_image(
-    model: Sam, image: np.ndarray, masks: np.ndarray, names: list[str], cfg: EvaluateConfig
-) -> PromptScores:
-    """H x W x 3 uint8 and its bool N x H x W masks, none empty; `names` seed each mask's chance."""
-    prompter = Prompter(model, image)
+def score_image(prompter: Prompter, masks: np.ndarray, names: list[str], cfg: EvaluateConfig) -> PromptScores:
+    """The image's bool N x H x W masks, none empty; `names` seed each mask's chance."""
     parts = [
         score_some(prompter, masks[start : start + cfg.batch], names[start : start + cfg.batch], cfg)
         for start in range(0, len(masks), cfg.batch)

@@ -5,6 +5,7 @@ Matching is pycocotools' own. No categories; the score of a mask is the mean of 
 
 import contextlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,13 +90,15 @@ def record(image: int, number: int, size: tuple[int, int], counts: str) -> dict[
     return {"id": number, "image_id": image, "category_id": 1, "segmentation": rle, "area": area, "bbox": box}
 
 
-def coco(sizes: list[tuple[int, int]], annotations: list[dict[str, Any]]) -> Any:
-    """A COCO object in memory."""
+def coco(
+    sizes: list[tuple[int, int]], annotations: list[dict[str, Any]], categories: Sequence[str] = ("object",)
+) -> Any:
+    """A COCO object in memory; images and categories are numbered from 1."""
     out = COCO()
     out.dataset = {
         "images": [{"id": i + 1, "height": h, "width": w} for i, (h, w) in enumerate(sizes)],
         "annotations": annotations,
-        "categories": [{"id": 1, "name": "object"}],
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(categories)],
     }
     out.createIndex()
     return out

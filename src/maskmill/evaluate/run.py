@@ -8,11 +8,14 @@ import numpy as np
 import pyarrow as pa
 
 from maskmill.errors import UserError
+from maskmill.evaluate.baselines import SCALES, SIGMA, SMALLEST, BaselineScores, best_guesses, score_baselines
 from maskmill.evaluate.bootstrap import Estimate, estimate
 from maskmill.evaluate.config import EvaluateConfig
-from maskmill.evaluate.prompts import PromptScores, clicks_needed, score_image
+from maskmill.evaluate.instances import Instances, InstanceScores
+from maskmill.evaluate.prompts import Prompter, PromptScores, clicks_needed, score_image
 from maskmill.evaluate.proposals import Proposals, ProposalScores, automatic
 from maskmill.masks.rle import area
+from maskmill.prompts.clicks import deepest
 from maskmill.sam.sam import Sam
 from maskmill.storage.annotated import Annotated, AnnotatedSet
 
@@ -29,6 +32,8 @@ class Evaluation:
     area: list[int] = field(default_factory=list)
     scores: list[PromptScores] = field(default_factory=list)
     proposals: ProposalScores | None = None
+    instances: InstanceScores | None = None
+    baselines: list[BaselineScores] = field(default_factory=list)
 
     def column(self, name: str) -> np.ndarray:
         """One of PromptScores' arrays over all masks."""
@@ -54,11 +59,28 @@ class Evaluation:
             tree["recall"] = {n: number(v) for n, v in p.recall.items()} | {"interval": p.recall_interval.tree()}
             tree["precision"] = {n: number(v) for n, v in p.precision.items()}
             tree["automatic_masks_per_image"] = round(p.masks_per_image, 2)
+        if (a := self.instances) is not None:
+            named = {"ap": a.ap, "without_refinement": a.first, "by_category": a.by_category}
+            tree["boxes"] = {"boxes": a.boxes} | {k: {n: number(v) for n, v in x.items()} for k, x in named.items()}
+        if self.baselines:
+            tree["baselines"] = self.compared()
         tree["seconds"] = {
             "image": round(float(np.median([s.seconds_image for s in self.scores])), 5),
             "prompt": round(float(np.median([s.seconds_prompt for s in self.scores])), 6),
         }
         return tree
+
+    def compared(self) -> dict[str, Any]:
+        """Both baselines, and by how much the model's best of three lies above each, mask by mask."""
+        best, oracle = best_guesses(self.baselines), self.column("oracle")
+        about: dict[str, dict[str, Any]] = {
+            "segments": {"scales": SCALES, "sigma": SIGMA, "min_size": SMALLEST},
+            "discs": {"radii": best.radii},
+        }
+        return {
+            name: self.mean(ious).tree() | {"oracle_above": self.mean(oracle - ious).tree()} | about[name]
+            for name, ious in (("segments", best.segments), ("discs", best.discs))
+        }
 
     def table(self) -> pa.Table:
         """One row for every mask."""
@@ -68,28 +90,37 @@ class Evaluation:
             "area": self.area,
             "ious": list(self.column("ious")),
         }
-        return pa.table(columns | {name: self.column(name) for name in ("oracle", "random", "box", "box_single")})
+        columns |= {name: self.column(name) for name in ("oracle", "random", "box", "box_single")}
+        if self.baselines:
+            best = best_guesses(self.baselines)
+            columns |= {"segments": best.segments, "discs": best.discs}
+        return pa.table(columns)
 
 
 def evaluate(
-    model: Sam, data: AnnotatedSet, cfg: EvaluateConfig, say: Callable[[int, int], None] = lambda done, of: None
+    model: Sam,
+    data: AnnotatedSet,
+    cfg: EvaluateConfig,
+    say: Callable[[int, int], None] = lambda done, of: None,
+    instances: Instances | None = None,
 ) -> Evaluation:
-    """Measure a model. `say` hears how many images are done. UserError for a set without a mask to measure on."""
+    """Measure a model. `say` hears how many images are done; `instances`: mask AP from boxes too.
+
+    UserError for a set without a mask to measure on."""
     out, proposals = Evaluation(cfg), Proposals()
     chosen = choose_images(len(data.names), cfg)
     for done, i in enumerate(chosen):
-        found = choose_masks(data.read(i), i, cfg)
+        whole = large_enough(data.read(i), cfg)
+        found = choose_masks(whole, i, cfg)
+        if found.counts or instances is not None:
+            prompter = Prompter(model, found.image)
         if found.counts:
-            out.names.append(found.name)
-            out.index.append(i)
-            out.image += [len(out.names) - 1] * len(found.counts)
-            out.mask_id += found.ids
-            out.area += [area(c, *found.image.shape[:2]) for c in found.counts]
-            tasks = [f"{found.name}\0{mask_id}" for mask_id in found.ids]
-            out.scores.append(score_image(model, found.image, found.masks, tasks, cfg))
-            if cfg.points_per_side:
-                size = (found.image.shape[0], found.image.shape[1])
-                proposals.add(size, list(found.counts), *automatic(model, found.image, cfg))
+            measure(out, prompter, found, i)
+        if instances is not None:  # boxes on an image without masks are wrong ones
+            instances.add(prompter, whole, cfg.batch)
+        if cfg.points_per_side and whole.counts:  # all masks: an automatic one that finds any of them is right
+            size = (found.image.shape[0], found.image.shape[1])
+            proposals.add(size, list(whole.counts), *automatic(model, found.image, cfg))
         say(done + 1, len(chosen))
     if not out.scores:
         raise UserError(
@@ -97,7 +128,23 @@ def evaluate(
         )
     if cfg.points_per_side:
         out.proposals = proposals.evaluate(cfg)
+    if instances is not None:
+        out.instances = instances.evaluate()
     return out
+
+
+def measure(out: Evaluation, prompter: Prompter, found: Annotated, i: int) -> None:
+    """The chosen masks of image i: clicks, boxes, baselines."""
+    out.names.append(found.name)
+    out.index.append(i)
+    out.image += [len(out.names) - 1] * len(found.counts)
+    out.mask_id += found.ids
+    out.area += [area(c, *found.image.shape[:2]) for c in found.counts]
+    tasks = [f"{found.name}\0{mask_id}" for mask_id in found.ids]
+    out.scores.append(score_image(prompter, found.masks, tasks, out.cfg))
+    if out.cfg.baselines:
+        points = [deepest(m)[0] for m in found.masks]
+        out.baselines.append(score_baselines(found.image, found.masks, points))
 
 
 def choose_images(count: int, cfg: EvaluateConfig) -> list[int]:
@@ -108,14 +155,31 @@ def choose_images(count: int, cfg: EvaluateConfig) -> list[int]:
     return [int(i) for i in np.sort(drawn)]
 
 
-def choose_masks(found: Annotated, i: int, cfg: EvaluateConfig) -> Annotated:
-    """Those that are large enough, or as many of them at random as are wanted."""
+def large_enough(found: Annotated, cfg: EvaluateConfig) -> Annotated:
+    """Without the masks below `min_area`."""
     size = found.image.shape[:2]
-    kept = [n for n, c in enumerate(found.counts) if area(c, *size) >= cfg.min_area]
+    return take(found, [n for n, c in enumerate(found.counts) if area(c, *size) >= cfg.min_area])
+
+
+def choose_masks(found: Annotated, i: int, cfg: EvaluateConfig) -> Annotated:
+    """All masks of image i, or as many of them at random as are wanted."""
+    rng = np.random.default_rng([cfg.seed, 1, i])
+    kept = np.arange(len(found.counts))
+    if cfg.mask_share < 1:
+        kept = kept[rng.random(len(kept)) < cfg.mask_share]
     if cfg.masks_per_image is not None and len(kept) > cfg.masks_per_image:
-        drawn = np.random.default_rng([cfg.seed, 1, i]).choice(kept, cfg.masks_per_image, replace=False)
-        kept = sorted(int(n) for n in drawn)
-    return replace(found, ids=tuple(found.ids[n] for n in kept), counts=tuple(found.counts[n] for n in kept))
+        kept = np.sort(rng.choice(kept, cfg.masks_per_image, replace=False))
+    return take(found, kept.tolist())
+
+
+def take(found: Annotated, kept: list[int]) -> Annotated:
+    """Some of its masks."""
+    return replace(
+        found,
+        ids=tuple(found.ids[n] for n in kept),
+        counts=tuple(found.counts[n] for n in kept),
+        categories=tuple(found.categories[n] for n in kept),
+    )
 
 
 def number(value: float) -> float | None:

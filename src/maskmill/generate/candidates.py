@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from maskmill.config import GenerateConfig
+from maskmill.errors import UserError
 from maskmill.generate.fullres import full_resolution
 from maskmill.generate.grids import Crop, crop_plan
 from maskmill.masks.table import TOKENS, MaskTable
@@ -20,7 +21,12 @@ from maskmill.sam.transformer import SharedImage
 
 @torch.inference_mode()
 def find_candidates(model: Sam, image: np.ndarray, cfg: GenerateConfig) -> MaskTable:
-    """All candidates of an H x W x 3 uint8 RGB image, by mask_id."""
+    """All candidates of an H x W x 3 uint8 RGB image, by mask_id. UserError: the model has another precision."""
+    if cfg.precision != model.precision:
+        raise UserError(
+            f"generate.precision is {cfg.precision!r}, but the model's weights are {model.precision}: "
+            f"load_model(..., precision={cfg.precision!r})"
+        )
     if model.device.type == "cuda":
         from maskmill.generate import gpu_image  # needs Triton, which only machines with a GPU must have
 

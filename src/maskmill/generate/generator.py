@@ -58,6 +58,7 @@ class MaskGenerator:
             stability_score_offset=stability_score_offset,
             floor_pred_iou=pred_iou_thresh,
             floor_stability=stability_score_thresh,
+            precision=model.precision,
         )
         self.filter_config = FilterConfig(
             pred_iou_thresh=pred_iou_thresh,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maskmill.config import GenerateConfig
 from maskmill.generate.gpu import Candidates, Pending, Rules, Scored, fetch, launch
-from maskmill.generate.gpu_tables import CropSize, make_tables, to_device
+from maskmill.generate.gpu_tables import CropSize, make_tables, upload
 from maskmill.generate.grids import Crop, crop_plan
 from maskmill.masks.rle import compress_edges
 from maskmill.masks.table import TOKENS, MaskTable
@@ -74,7 +74,7 @@ def encode(model: Sam, image: np.ndarray, crops: Sequence[Crop]) -> Tensor:
     pixels = []
     for crop in crops:
         x0, y0, x1, y1 = crop.box
-        resized = to_device(model.resize(image[y0:y1, x0:x1]), model.device)
+        resized = upload(model.resize(image[y0:y1, x0:x1]), model.device)
         pixels.append(model.preprocess(resized.permute(2, 0, 1)))
     return model.image_encoder(torch.stack(pixels))
 
@@ -85,13 +85,13 @@ def decode(model: Sam, shared: SharedImage, batch: Batch, sizes: Sequence[CropSi
     for crop, size in zip(batch.crops, sizes, strict=True):
         scale = np.array([size.input_size[1] / crop.width, size.input_size[0] / crop.height])
         scaled.append(crop.points[batch.start : batch.stop] * scale)
-    coords = to_device(np.concatenate(scaled)[:, None], model.device)
+    coords = upload(np.concatenate(scaled)[:, None], model.device)
     labels = torch.ones(coords.shape[:2], dtype=torch.int, device=model.device)
     sparse, _ = model.prompt_encoder(points=(coords, labels), boxes=None, masks=None)
     logits, iou, place = model.mask_decoder.predict_passing(shared, sparse, cfg.floor_pred_iou)
     prompt, token = np.divmod(place.numpy(), TOKENS)
     where = np.stack([batch.prompts()[prompt] * TOKENS + token, batch.first + prompt // len(scaled[0])])
-    ids, crop_of = to_device(where, model.device)
+    ids, crop_of = upload(where, model.device)
     return Scored(logits, torch.ones_like(ids, dtype=torch.bool), iou, ids, crop_of.int())
 
 

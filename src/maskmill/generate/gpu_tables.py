@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskmill.sam.common import to_device
+
 SIDE = 32  # as in triton_kernels.py: a tile is SIDE x SIDE pixels
 
 
@@ -101,11 +103,11 @@ def make_tables(
     down = [row[0] // SIDE + 1 for row in rows]
     across = [-(-row[1] // SIDE) for row in rows]
     return Tables(
-        crops=to_device(np.array(rows, np.int32), device),
-        boxes=to_device(np.array(boxes, np.int64), device),
-        image=to_device(np.array([0, 0, image_size[1], image_size[0]], np.int64), device),
-        ints=to_device(np.concatenate(ints), device),
-        floats=to_device(np.concatenate(floats), device),
+        crops=upload(np.array(rows, np.int32), device),
+        boxes=upload(np.array(boxes, np.int64), device),
+        image=upload(np.array([0, 0, image_size[1], image_size[0]], np.int64), device),
+        ints=upload(np.concatenate(ints), device),
+        floats=upload(np.concatenate(floats), device),
         max_tiles=max(d * a for d, a in zip(down, across, strict=True)),
         max_across=max(across),
         words_a_mask=max(d * a * SIDE for d, a in zip(down, across, strict=True)),
@@ -115,7 +117,6 @@ def make_tables(
     )
 
 
-def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+def upload(array: np.ndarray, device: torch.device) -> Tensor:
     """A copy on the device that does not make the host wait for it."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    return to_device(torch.from_numpy(array), device)

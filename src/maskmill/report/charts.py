@@ -14,7 +14,7 @@ PLOT_W, PLOT_H = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 
 @dataclass(frozen=True)
 class Series:
-    """One set of values with its name; `colour` is a class of the style sheet: c0, c1, c2 or muted."""
+    """One set of values with its name; `colour` is a class of the style sheet: c0, c1, c2 or mute."""
 
     name: str
     values: np.ndarray  # one for each bin (bars) or point (lines)

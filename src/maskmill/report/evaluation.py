@@ -13,14 +13,17 @@ import numpy as np
 from PIL import Image
 
 from maskmill import __version__
+from maskmill.evaluate.baselines import best_guesses
 from maskmill.evaluate.cases import Case
 from maskmill.evaluate.config import EvaluateConfig
 from maskmill.evaluate.run import Evaluation
-from maskmill.report.charts import Axes, Series, bars, lines
+from maskmill.report.charts import Axes, Series, lines
 from maskmill.report.gallery import interval
 from maskmill.report.page import STATIC
 
-SIDE = 260  # pixels of a case's picture
+SIDE = 360  # pixels of a case's picture
+CLICKED = "After each click. A model that gains little from clicks learned little from mistakes."
+REACHED = "The share of masks whose first answer has at least this IoU."
 TARGET, ANSWER, CLICK = (60, 220, 90), (255, 70, 60), (255, 255, 255)
 
 
@@ -34,6 +37,9 @@ def make_page(
         ("worst", "Worst cases", gallery(worst)),
         ("best", "Best cases", gallery(best)),
     ]
+    by_category = tree.get("boxes", {}).get("by_category", {})
+    if len(by_category) > 1:
+        parts.insert(2, ("categories", "Mask AP from boxes, by category", "".join(category_rows(by_category))))
     now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     body = "\n".join(f'<section id="{i}"><h2>{name}</h2>{content}</section>' for i, name, content in parts)
     style = (STATIC / "tokens.css").read_text(encoding="utf-8") + (STATIC / "report.css").read_text(encoding="utf-8")
@@ -57,7 +63,7 @@ def head(title: str, tree: dict[str, Any]) -> Iterator[str]:
     tiles = [
         ("Images", f"{tree['images']:,}", ""),
         ("Masks", f"{tree['masks']:,}", ""),
-        (f"mIoU, clicks: {first}", f"{tree['miou'][first]['mean']:.3f}", "most confident"),
+        (f"mIoU, {first} click{'s' if first != '1' else ''}", f"{tree['miou'][first]['mean']:.3f}", "most confident"),
         ("Oracle, 1 click", f"{tree['oracle']['mean']:.3f}", "best of three"),
         ("Box", f"{tree['box']['mean']:.3f}", "most confident"),
         ("Seconds a prompt", f"{tree['seconds']['prompt']:.4f}", f"{tree['seconds']['image']:.2f} an image"),
@@ -83,6 +89,14 @@ def rows_of(tree: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
             f"{e['mean']:.2f}",
             f"{e['low']:.2f} to {e['high']:.2f}; {e['failures']} fail ({e['share']:.1%})",
         )
+    for key, name in (("ap", "one refinement"), ("without_refinement", "no refinement")):
+        for size, value in tree.get("boxes", {}).get(key, {}).items():
+            if value is not None and (key == "ap" or size in ("AP", "AP50", "AP75")):
+                yield f"mask {size.replace('_', ', ')} from boxes, {name}", f"{value:.3f}", ""
+    for key, name in (("segments", "Felzenszwalb segments"), ("discs", "discs at the click")):
+        if "baselines" in tree:
+            yield f"without a model: {name}, best of 3", *estimate(tree["baselines"][key])
+            yield f"oracle above {name}", *estimate(tree["baselines"][key]["oracle_above"])
     for key, name in (("recall", "AR@1000"), ("precision", "mask AP@100")):
         for size in ("all", "small", "medium", "large"):
             if key in tree and tree[key][size] is not None:
@@ -100,6 +114,14 @@ def table_rows(tree: dict[str, Any]) -> Iterator[str]:
     yield "</tbody></table>"
 
 
+def category_rows(values: dict[str, float | None]) -> Iterator[str]:
+    """Worst first; a category that only crowds have comes last."""
+    yield '<table><thead><tr><th>Category</th><th class="n">AP</th></tr></thead><tbody>'
+    for name, value in sorted(values.items(), key=lambda item: (item[1] is None, item[1] or 0.0)):
+        yield f'<tr><td>{escape(name)}</td><td class="n">{"-" if value is None else f"{value:.3f}"}</td></tr>'
+    yield "</tbody></table>"
+
+
 def curves(evaluation: Evaluation) -> Iterator[str]:
     """mIoU by clicks, and how IoUs are spread."""
     cfg: EvaluateConfig = evaluation.cfg
@@ -109,16 +131,19 @@ def curves(evaluation: Evaluation) -> Iterator[str]:
     good = Series("share above 0.8", (ious[:, :upto] > 0.8).mean(0), "c1")
     axes = Axes("clicks", "mean over masks", "mIoU by number of clicks")
     clicks = np.arange(1, upto + 1)
-    edges = np.linspace(0, 1, 21)
-    spread = [
-        Series("best of three", np.histogram(evaluation.column("oracle"), edges)[0], "muted"),
-        Series("most confident", np.histogram(ious[:, 0], edges)[0], "c0"),
-    ]
     yield '<div class="figures">'
     if upto > 1:
-        yield f"<figure>{lines(clicks, [mean, good], axes)}<figcaption>mIoU by clicks</figcaption></figure>"
-    about = Axes("IoU at the first click", "masks", "How IoUs at the first click are spread")
-    yield f"<figure>{bars(edges, spread, about)}<figcaption>IoU at the first click</figcaption></figure>"
+        yield f"<figure>{lines(clicks, [mean, good], axes)}<figcaption>{escape(CLICKED)}</figcaption></figure>"
+    bounds = np.linspace(0, 1, 51)
+
+    def reaching(name: str, values: np.ndarray, colour: str) -> Series:
+        return Series(name, (values[None] >= bounds[:, None]).mean(1), colour)
+
+    found = [reaching("most confident", ious[:, 0], "c0"), reaching("best of three", evaluation.column("oracle"), "c2")]
+    if evaluation.baselines:
+        found.append(reaching("best of three segments, no model", best_guesses(evaluation.baselines).segments, "c1"))
+    about = Axes("IoU", "share of masks", "Share of masks that reach an IoU at the first click")
+    yield f"<figure>{lines(bounds, found, about)}<figcaption>{escape(REACHED)}</figcaption></figure>"
     yield "</div>"
 
 
@@ -126,10 +151,10 @@ def gallery(shown: Iterable[Case]) -> str:
     """Pictures with their IoU; green is right, red the answer."""
     items = []
     for c in shown:
-        words = f"{c.name} mask {c.mask_id}: IoU {c.iou:.2f}"
-        items.append(f'<li><img src="{picture(c)}" alt="{escape(words)}" width="320" height="240">{escape(words)}</li>')
+        words = f"IoU {c.iou:.2f}: {c.name}, mask {c.mask_id}"
+        items.append(f'<li><img src="{picture(c)}" alt="{escape(words)}" width="480" height="360">{escape(words)}</li>')
     note = '<p class="note">Green: the human mask. Red: the most confident answer to a click at the white dot.</p>'
-    return f'{note}<ul class="thumbs">{"".join(items)}</ul>'
+    return f'{note}<ul class="thumbs cases">{"".join(items)}</ul>'
 
 
 def picture(case: Case) -> str:
@@ -144,11 +169,13 @@ def picture(case: Case) -> str:
     out = cv2.resize(case.image[y0:y1, x0:x1], size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     for mask, ink in ((case.target, TARGET), (case.answer, ANSWER)):
         large = cv2.resize(mask[y0:y1, x0:x1].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        inside = large > 0
+        out[inside] = (0.75 * out[inside] + 0.25 * np.array(ink)).astype(np.uint8)
         edges, _ = cv2.findContours(large, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(out, edges, -1, ink, 1, cv2.LINE_AA)
+        cv2.drawContours(out, edges, -1, ink, 2, cv2.LINE_AA)
     at = (round((case.point[0] + 0.5 - x0) * scale), round((case.point[1] + 0.5 - y0) * scale))
-    cv2.circle(out, at, 4, (0, 0, 0), -1, cv2.LINE_AA)
-    cv2.circle(out, at, 3, CLICK, -1, cv2.LINE_AA)
+    cv2.circle(out, at, 7, (0, 0, 0), -1, cv2.LINE_AA)
+    cv2.circle(out, at, 5, CLICK, -1, cv2.LINE_AA)
     data = io.BytesIO()
     Image.fromarray(out).save(data, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode("ascii")

@@ -14,6 +14,7 @@ from maskmill.config import read_yaml
 from maskmill.errors import UserError
 from maskmill.sam.image_encoder import ImageEncoderConfig
 from maskmill.sam.mask_decoder import MaskDecoderConfig
+from maskmill.sam.precision import cast
 from maskmill.sam.sam import ModelConfig, Sam
 from maskmill.sam.transformer import TwoWayTransformerConfig
 
@@ -42,14 +43,18 @@ def build_sam(cfg: ModelConfig) -> Sam:
 
 
 def load_model(
-    name: str = "nano", checkpoint: str | Path | None = None, device: str | torch.device | None = None
+    name: str = "nano",
+    checkpoint: str | Path | None = None,
+    device: str | torch.device | None = None,
+    precision: str = "float32",
 ) -> Sam:
-    """A model ready for inference (eval mode, float32).
+    """A model ready for inference (eval mode).
 
     Args:
         name: a file of configs/model; `nano` has its weights in the package, the others need `checkpoint`.
         checkpoint: Meta's published .pth, or a .safetensors with the same names.
         device: default: the first CUDA GPU, else the CPU.
+        precision: float32, bfloat16 or float16; precision.py says what stays float32.
     Raises: UserError, in one line, for an unknown name or a missing, truncated or foreign file.
     """
     cfg = load_config(name)
@@ -58,7 +63,7 @@ def load_model(
     state = parse_weights(data, checkpoint or cfg.checkpoint)
     check_weights(model, state, str(checkpoint or cfg.checkpoint))
     model.load_state_dict(state)
-    return model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return cast(model.eval(), precision).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def checkpoint_sha256(name: str, checkpoint: str | Path | None = None) -> str:

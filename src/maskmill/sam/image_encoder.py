@@ -58,15 +58,22 @@ class ImageEncoderViT(nn.Module):
             LayerNorm2d(cfg.out_chans),
         )
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what goes into matrix products and convolutions; what runs from block to block is float32 or more."""
+        return next(self.neck.parameters()).dtype
+
     def forward(self, x: Tensor) -> Tensor:
-        x = self.patch_embed(x)
+        x = self.patch_embed(x.to(self.dtype))
         pos: Tensor = self.pos_embed
         if pos.shape[1:3] != x.shape[1:3]:
             pos = F.interpolate(pos.permute(0, 3, 1, 2), x.shape[1:3], mode="bilinear").permute(0, 2, 3, 1)
         x = x + pos
         for block in self.blocks:
             x = block(x)
-        return self.neck(x.permute(0, 3, 1, 2))
+        first, norm, second, last_norm = self.neck
+        x = norm(first(x.permute(0, 3, 1, 2).to(self.dtype)))
+        return last_norm(second(x.to(self.dtype)))
 
 
 class PatchEmbed(nn.Module):
@@ -112,7 +119,7 @@ class Attention(nn.Module):
             self.rel_pos_w = nn.Parameter(torch.zeros(2 * input_size - 1, head_dim))
 
     def forward(self, x: Tensor, window_size: int = 0) -> Tensor:
-        qkv = self.qkv(x)
+        qkv = self.qkv(x.to(self.qkv.weight.dtype))
         if window_size == 0:
             return self.proj(self.attend(qkv))
         h, w = x.shape[1:3]
@@ -156,12 +163,16 @@ def attention_in_parts(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Te
 
 
 def attention_by_onehots(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
-    """The same for a GPU's fused kernels, which know no bias of this form: the bias is a product with one-hot keys."""
+    """The same for a GPU's fused kernels, which know no bias of this form: the bias is a product with one-hot keys.
+
+    In half precision they take widths that are multiples of 8 only, so the rest is filled up with zeros.
+    """
     h, w, scale = rel_h.shape[2], rel_w.shape[2], q.shape[2] ** -0.5
     row = torch.eye(h, dtype=k.dtype, device=k.device).repeat_interleave(w, 0)
     column = torch.eye(w, dtype=k.dtype, device=k.device).repeat(h, 1)
-    q = torch.cat([q, rel_h / scale, rel_w / scale], dim=2)
-    k = torch.cat([k, row.expand(len(k), -1, -1), column.expand(len(k), -1, -1)], dim=2)
+    spare = -(q.shape[2] + h + w) % 8
+    q = F.pad(torch.cat([q, rel_h / scale, rel_w / scale], dim=2), (0, spare))
+    k = F.pad(torch.cat([k, row.expand(len(k), -1, -1), column.expand(len(k), -1, -1)], dim=2), (0, spare))
     return F.scaled_dot_product_attention(q[None], k[None], v[None], scale=scale)[0]
 
 

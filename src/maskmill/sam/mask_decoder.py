@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskmill.sam.common import LayerNorm2d
+from maskmill.sam.common import LayerNorm2d, to_device
 from maskmill.sam.transformer import Pieces, SharedImage, TwoWayTransformer, TwoWayTransformerConfig
 
 
@@ -62,7 +62,8 @@ class MaskDecoder(nn.Module):
 
     def share(self, image: Tensor, pe: Tensor) -> SharedImage:
         """What all prompts of an image share. image G x C x h x w: embedding plus dense prompt; pe 1 x C x h x w."""
-        return self.transformer.share(image, pe)
+        dtype = self.iou_token.weight.dtype
+        return self.transformer.share(image.to(dtype), pe.to(dtype))
 
     def predict(self, shared: SharedImage, sparse: Tensor, chosen: slice) -> tuple[Tensor, Tensor]:
         """The chosen ones of the four masks.
@@ -92,15 +93,15 @@ class MaskDecoder(nn.Module):
         step = max(1, len(points) // 8)
         for start in range(0, len(kept), step):
             some = kept[start : start + step]
-            i = filled(some, step).to(iou.device)
+            i = to_device(filled(some, step), iou.device)
             masks = self.predict_logits(queries[i], points[i], [x[i] for x in image], shared, slice(1, None))
-            logits.append(masks[: len(some)].flatten(0, 1)[passed[some].flatten().nonzero()[:, 0].to(iou.device)])
-        return torch.cat(logits), iou.flatten()[place.to(iou.device)], place
+            logits.append(masks.flatten(0, 1)[to_device(passed[some].flatten().nonzero()[:, 0], iou.device)])
+        return torch.cat(logits), iou.flatten()[to_device(place, iou.device)], place
 
     def tokens(self, sparse: Tensor) -> Tensor:
         """B x N x C prompt tokens behind the IoU token and the four mask tokens."""
         learned = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        return torch.cat([learned.expand(len(sparse), -1, -1), sparse], dim=1)
+        return torch.cat([learned.expand(len(sparse), -1, -1), sparse.to(learned.dtype)], dim=1)
 
     def predict_iou(self, queries: Tensor, points: Tensor, image: Pieces, pe: Pieces) -> Tensor:
         """B x 4. Takes the IoU token alone."""
@@ -125,21 +126,26 @@ class MaskDecoder(nn.Module):
             x = F.linear(x, *one).view(*x.shape[:2], 4, -1)  # B x t x 4 x C/4
             x = F.gelu(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
             x = F.gelu(F.linear(x, *two))  # B x t x 4 x 4 * C/8
-            rows.append(hyper @ x.view(len(x), -1, hyper.shape[-1]).transpose(1, 2))
+            rows.append(hyper @ x.view(len(x), -1, hyper.shape[-1]).transpose(1, 2).to(hyper.dtype))
         # token (y, x), then its four parts (y, x), then theirs
         cells = torch.cat(rows, dim=2).view(*hyper.shape[:2], *size, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
         return cells.reshape(*hyper.shape[:2], 4 * size[0], 4 * size[1])
 
 
 class MLP(nn.Module):
-    """num_layers linear layers with ReLU between them."""
+    """num_layers linear layers with ReLU between them. They may have more bits than their input: see precision.py."""
 
     def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int) -> None:
         super().__init__()
         widths = [input_dim] + [hidden_dim] * (num_layers - 1) + [output_dim]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
     def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.dtype)
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
         return self.layers[-1](x)

@@ -56,11 +56,10 @@ class PromptEncoder(nn.Module):
             points = torch.cat([points, points.new_zeros(points.shape[0], 1, 2)], dim=1)
             labels = torch.cat([labels, -labels.new_ones(labels.shape[0], 1)], dim=1)
         embedding = self.pe_layer.forward_with_coords(points, self.input_image_size)
-        embedding[labels == -1] = 0.0
-        embedding[labels == -1] += self.not_a_point_embed.weight
-        embedding[labels == 0] += self.label_embedding(0)
-        embedding[labels == 1] += self.label_embedding(1)
-        return embedding
+        label = labels[..., None]  # `where`, not an index by a mask: that would wait for a GPU to count
+        embedding = torch.where(label == -1, self.not_a_point_embed.weight, embedding)
+        embedding = torch.where(label == 0, embedding + self.label_embedding(0), embedding)
+        return torch.where(label == 1, embedding + self.label_embedding(1), embedding)
 
     def embed_boxes(self, boxes: Tensor) -> Tensor:
         """B x 4 (x0, y0, x1, y1) in input pixels -> B x 2 x C."""

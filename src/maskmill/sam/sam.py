@@ -40,6 +40,7 @@ class Sam(nn.Module):
         enc = cfg.image_encoder
         grid = enc.img_size // enc.patch_size
         self.name = cfg.name
+        self.precision = "float32"  # until precision.py casts it
         self.image_encoder = ImageEncoderViT(enc)
         self.prompt_encoder = PromptEncoder(
             embed_dim=enc.out_chans,

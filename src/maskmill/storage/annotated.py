@@ -30,12 +30,15 @@ KEPT_UNITS = 64  # of a build, whose masks are kept in memory
 
 @dataclass(frozen=True)
 class Annotated:
-    """One image (H x W x 3 uint8, upright) and its masks as compressed counts, without crowds."""
+    """One image (H x W x 3 uint8, upright) and its masks as compressed counts, without crowds: those stand apart,
+    (category, counts). A category is None where none is known."""
 
     name: str
     image: np.ndarray
     ids: tuple[int, ...]
     counts: tuple[str, ...]
+    categories: tuple[str | None, ...]
+    crowds: tuple[tuple[str | None, str], ...] = ()
 
     @cached_property
     def masks(self) -> np.ndarray:
@@ -175,6 +178,8 @@ class CocoSet:
         held: dict[str, bytes] = {}
         coco_source.slice_file(found, {"all": self.names}, held.__setitem__)
         self.about = coco_source.CocoSlice(held["all"])
+        self.image_ids = {key: number for number, key in found.keys.items()}
+        self.category_ids = {name: number for number, name in self.about.categories.items()}
 
     def image_id(self, i: int) -> int:
         return self.ids[self.names[i]]
@@ -195,10 +200,20 @@ def take_foreign(name: str, data: bytes, said: ForeignImage) -> Annotated:
 
 
 def take(name: str, image: np.ndarray, rows: pa.Table) -> Annotated:
-    """The rows of an image's masks, but for crowds."""
-    columns = (rows[c].to_pylist() for c in ("mask_id", "counts", "meta"))
-    kept = [(i, c) for i, c, meta in zip(*columns, strict=True) if not (meta and json.loads(meta).get("iscrowd"))]
-    return Annotated(name, image, tuple(i for i, _ in kept), tuple(c for _, c in kept))
+    """The rows of an image's masks; crowds apart."""
+    ids, counts, texts = (rows[c].to_pylist() for c in ("mask_id", "counts", "meta"))
+    metas = [json.loads(t) if t else {} for t in texts]
+    categories = [str(m["category"]) if m.get("category") is not None else None for m in metas]
+    kept = [n for n, m in enumerate(metas) if not m.get("iscrowd")]
+    crowds = [(categories[n], counts[n]) for n, m in enumerate(metas) if m.get("iscrowd")]
+    return Annotated(
+        name,
+        image,
+        tuple(ids[n] for n in kept),
+        tuple(counts[n] for n in kept),
+        tuple(categories[n] for n in kept),
+        tuple(crowds),
+    )
 
 
 def check_size(what: str, counts: str, image: np.ndarray) -> None:

@@ -77,7 +77,7 @@ def read_file(url: str) -> CocoFile:
             case "info" if isinstance(value, dict):
                 found.ours = OURS in value
     if missing := {"images", "annotations"} - seen:
-        raise UserError(f"{url}: it has no {' and no '.join(sorted(missing))!r}: give a COCO instances file")
+        raise UserError(f"{url}: it has no {' and no '.join(map(repr, sorted(missing)))}: give a COCO instances file")
     if not found.keys:
         raise UserError(f"{url}: its list of images is empty: nothing to import")
     if strangers := named - found.keys.keys():

@@ -130,6 +130,8 @@ class OptimConfig:
         at_least("optim", self, {"lr": 0, "steps": 1, "warmup": 0, "images": 1, "weight_decay": 0, "clip": 0})
         if not (0 < self.layer_decay <= 1 and 0 < self.factor <= 1):
             raise UserError("optim.layer_decay and optim.factor must lie in (0, 1]")
+        if not all(0 <= b < 1 for b in self.betas):
+            raise UserError(f"optim.betas are {list(self.betas)}: they must lie in [0, 1)")
         if list(self.milestones) != sorted(self.milestones):
             raise UserError(f"optim.milestones are {list(self.milestones)}: they must rise")
 
@@ -153,6 +155,8 @@ class TrainRun:
     def __post_init__(self) -> None:
         one_of("run", self, {"precision": ("float32", "bfloat16")})
         at_least("run", self, {"images_per_pass": 1, "workers": 0, "save_every": 1, "log_every": 1})
+        if self.threads is not None:
+            at_least("run", self, {"threads": 1})
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         one_of("train", self, {"cache": ("none", "float32", "float16")})
+        at_least("train", self, {"seed": 0})
         if self.cache == "none":
             return
         if self.model.train != "decoder":

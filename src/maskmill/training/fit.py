@@ -4,6 +4,7 @@ OUT/config.yaml        the recipe; a continuation under another one is refused
 OUT/checkpoint.pt      weights, optimiser, step: replaced as a whole every `run.save_every` steps and at the end
 OUT/model.safetensors  the weights alone, official names: what `load_model` and `maskmill evaluate` take
 OUT/metrics.jsonl      one line every `run.log_every` steps, means over them
+OUT/tensorboard/       the same figures as events, with `run.tensorboard`
 OUT/embeddings/        of a frozen encoder, with `cache`
 """
 
@@ -133,7 +134,7 @@ class Run:
             step, steps = self.trainer.step, self.cfg.optim.steps
             if not masks and step - before >= 1 + len(self.samples.entries) // self.cfg.optim.images:
                 raise UserError(
-                    f"no mask to train on in {self.samples.fingerprint}: all are empty, too small or too large"
+                    f"no mask to train on in {len(self.samples.entries)} images: all are empty, too small or too large"
                 )
             if step % self.cfg.run.log_every == 0 or step == steps:
                 pace = (time.monotonic() - begun) / (step - before)
@@ -156,8 +157,8 @@ class Run:
         self.lines.append(json.dumps(rounded))
         write_bytes(self.out / "metrics.jsonl", ("\n".join(self.lines) + "\n").encode(), synced=False)
         if self.board is not None:
-            for name, value in line.items():
-                self.board.add_scalar(name, value, line["step"])
+            for name in line.keys() - {"step"}:
+                self.board.add_scalar(name, line[name], line["step"])
 
     def save(self) -> None:
         """Weights first: a checkpoint never claims more than what is there."""
@@ -219,11 +220,11 @@ def means(window: list[dict[str, float]]) -> dict[str, float]:
 
 
 def open_board(out: UPath, step: int) -> Any:
-    """A TensorBoard writer in OUT/tensorboard."""
+    """A TensorBoard writer in OUT/tensorboard. What an earlier process wrote after `step` is done again: not shown."""
     if not is_local(out):
         raise UserError(f"run.tensorboard writes to a local folder, not to {out}: leave it out")
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as e:
-        raise UserError("run.tensorboard needs a package: pip install tensorboard, or leave it out") from e
-    return SummaryWriter(str(out / "tensorboard"), purge_step=step)  # type: ignore[no-untyped-call]
+        raise UserError("run.tensorboard needs a package: pip install 'maskmill[board]', or leave it out") from e
+    return SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)  # type: ignore[no-untyped-call]

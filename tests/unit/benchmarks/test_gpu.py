@@ -31,7 +31,7 @@ runpy.run_module("benchmarks.gpu", run_name="__main__")
 
 def test_runs_from_the_source_tree(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
-    options = ["--device", "cpu", "--tiny", "--precision", "float32", "--only", "vit_b", "--out", str(out)]
+    options = ["--device", "cpu", "--tiny", "--only", "vit_b", "--out", str(out)]
     environment = {**os.environ, "PYTHONPATH": "src", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT, *options],
@@ -45,20 +45,22 @@ def test_runs_from_the_source_tree(tmp_path: Path) -> None:
     result = json.loads(out.read_text())
     assert result["machine"]["tiny"] is True
     assert [name for name in result["parts"] if "agreement" in name] == [
+        "vit_b default agreement bfloat16",
         "vit_b default agreement float32",
-        "vit_b SA-1B agreement float32 with own float32",
+        "vit_b default agreement float16",
+        "vit_b SA-1B agreement bfloat16 with own float32",
         "vit_b SA-1B agreement float32",
     ]
     for name, figures in result["parts"].items():
         if "agreement" in name:
-            assert figures["unexcused"] == 0
-            assert figures["first"] > 0
-        if name in ("vit_b default float32", "vit_b SA-1B float32"):
+            assert figures["first"] > 0 and figures["share"] > 0.5
+            assert figures["unexcused"] == 0 or "agreement float32" not in name
+        if name in ("vit_b default bfloat16", "vit_b default float32", "vit_b SA-1B bfloat16"):
             assert figures["images_s"] > 0
             assert figures["steps"]["not_found"] == []
             assert {"encode", "decode", "post"} <= set(figures["steps"]["seconds"])
             assert 0 < figures["passing"]["pass_nms"] <= figures["passing"]["pass_iou"] < 1
-    assert result["parts"]["vit_b SA-1B float32"]["crops"] == 5
+    assert result["parts"]["vit_b SA-1B bfloat16"]["crops"] == 5
     assert result["parts"]["vit_b SA-1B official"]["images_s"] < 1000  # computed, not remembered
     assert result["skipped"] == {"vit_b default transformers": "left out of a tiny run"}
 

@@ -12,7 +12,7 @@ from maskmill.detect.foreign import read_detections, write_detections
 from maskmill.detect.head import BoxHead, DetectorConfig, detect
 from maskmill.detect.train import save_head
 from maskmill.errors import UserError
-from maskmill.evaluate.boxes import box_scores
+from maskmill.evaluate.box_recall import box_scores
 from maskmill.masks.rle import encode
 from maskmill.storage.annotated import Annotated
 

@@ -11,7 +11,7 @@ from maskmill.errors import UserError
 from maskmill.evaluate.audit import audit
 from maskmill.evaluate.bootstrap import estimate, ratio
 from maskmill.evaluate.config import EvaluateConfig
-from maskmill.evaluate.prompts import clicks_needed, score_image
+from maskmill.evaluate.prompts import Prompter, clicks_needed, score_image
 from maskmill.evaluate.proposals import Proposals
 from maskmill.evaluate.run import evaluate
 from maskmill.masks.rle import encode
@@ -53,7 +53,7 @@ def test_known_answers_give_known_figures(monkeypatch: pytest.MonkeyPatch) -> No
     share = half.sum() / target.sum()
     seen = script(monkeypatch, [[half, target, nothing], [half], [target]], [[0.9, 0.5, 0.1], [0.7], [0.6]])
     cfg = EvaluateConfig(clicks=(1, 2, 3), max_clicks=5, noc=(0.4, 0.9), points_per_side=0)
-    got = score_image(load_model("nano", device="cpu"), image, np.stack([target]), ["a"], cfg)
+    got = score_image(Prompter(load_model("nano", device="cpu"), image), np.stack([target]), ["a"], cfg)
     assert got.ious.tolist() == [[share, share, 1.0, 1.0, 1.0]]
     assert got.oracle.tolist() == [1.0] and got.random.tolist() == [share] and got.box.tolist() == [share]
     # three clicks, the first one for three masks, later ones with logits; nothing after the third is wrong
@@ -71,7 +71,7 @@ def test_clicking_ends_where_it_decides_nothing_more(monkeypatch: pytest.MonkeyP
     almost[y, x] = False
     seen = script(monkeypatch, [[almost] * 3, [almost]], [[0.5] * 3, [0.5]])
     cfg = EvaluateConfig(clicks=(1, 4), max_clicks=8, noc=(0.9,), points_per_side=0)
-    got = score_image(load_model("nano", device="cpu"), image, np.stack(masks), NAMES, cfg)
+    got = score_image(Prompter(load_model("nano", device="cpu"), image), np.stack(masks), NAMES, cfg)
     clicks = [s[:2] for s in seen if s[1] and s[3] == 0]
     assert clicks == [(3, k) for k in (2, 3, 4)] + [(2, k) for k in (5, 6, 7, 8)]  # one is above 0.9, the others never
     assert got.ious.shape == (3, 8) and not np.isnan(got.ious).any()

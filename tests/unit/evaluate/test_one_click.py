@@ -35,22 +35,6 @@ def write_tar(path: Path, masks: list[np.ndarray], crowd: list[int]) -> None:
             tar.addfile(info, io.BytesIO(data))
 
 
-def test_disc_figures_equal_drawn_discs() -> None:
-    mask = rectangle(50, 80, (20, 10, 60, 40))
-    ious = one_click.disc_ious(mask, 40, 25)
-    yy, xx = np.mgrid[0:50, 0:80]
-    for radius, iou in zip(one_click.RADII, ious, strict=True):
-        disc = (yy - 25) ** 2 + (xx - 40) ** 2 <= (radius * 80) ** 2
-        assert iou == pytest.approx((disc & mask).sum() / (disc | mask).sum())
-
-
-def test_the_three_best_radii_are_found() -> None:
-    ious = np.zeros((3, len(one_click.RADII)))
-    ious[0, 2], ious[1, 5], ious[2, 9] = 0.6, 0.9, 0.3
-    radii, mean = one_click.best_discs(ious)
-    assert radii == tuple(one_click.RADII[i] for i in (2, 5, 9)) and mean == pytest.approx(0.6)
-
-
 def test_crowds_and_empty_masks_are_left_out(tmp_path: Path) -> None:
     masks = [rectangle(30, 40, (5, 5, 15, 15)), np.zeros((30, 40), bool), rectangle(30, 40, (20, 5, 30, 15))]
     write_tar(tmp_path / "a.tar", masks, [0, 0, 1])

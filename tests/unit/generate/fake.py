@@ -16,6 +16,7 @@ class FakeSam:
     """Stands where `Sam` stands in candidate generation. Sizes and full resolution are those of a real one."""
 
     device = torch.device("cpu")
+    precision = "float32"
     input_size = Sam.input_size
     postprocess_masks = Sam.postprocess_masks
 

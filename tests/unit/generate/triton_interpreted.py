@@ -21,9 +21,10 @@ from maskmill.generate.gpu import Candidates, Rules, Scored
 from maskmill.generate.gpu_tables import CropSize, Tables, make_tables
 from maskmill.generate.grids import crop_plan
 from maskmill.masks.rle import compress, decode
+from maskmill.sam import mask_decoder
 from maskmill.sam.build import build_sam, load_config
 from maskmill.sam.sam import Sam
-from tests.unit.generate import dense
+from tests.unit.generate import dense, waits
 
 SQUARE, LOW = 32, 8  # of the encoder's input and of the decoder's logits
 CPU = torch.device("cpu")
@@ -253,6 +254,51 @@ def test_whole_image(tiny: Sam) -> None:
     assert np.abs(mine.stability_score - other.stability_score).max() < 1e-2
     pixels = [[decode(t.counts(i), 19, 26) for i in range(len(t))] for t in (mine, other)]
     assert max((a != b).sum() for a, b in zip(*pixels, strict=True)) <= 2 and np.mean(pixels) > 0.05
+
+
+def test_the_counter_counts() -> None:
+    x = waits.upload(torch.arange(3.0), CPU)
+    for work in (lambda: x[x > 1], lambda: x[torch.tensor([0])], lambda: (x + 1).sum().item(), lambda: x.to(CPU)):
+        before = waits.waits.total()
+        work()
+        assert waits.waits.total() > before
+
+
+@pytest.mark.parametrize(
+    ("settings", "batches"),
+    [
+        ({"points_per_batch": 16}, 1),
+        ({"points_per_batch": 4}, 4),
+        ({"points_per_batch": 16, "crop_n_layers": 2, "crop_n_points_downscale_factor": 2}, 3),
+    ],
+    ids=["default", "small batches", "SA-1B"],
+)
+def test_waits_of_an_image(settings: dict[str, Any], batches: int, tiny: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host waits for the device once a batch, for what passed the floor, and once for the candidates.
+
+    What `launch` does waits for nothing, and `fetch` once (tests/gpu/test_kernels.py); here they are only counted.
+    """
+    launched: list[Scored] = []
+    fetched: list[int] = []
+
+    def launch(masks: Scored, tables: Tables, rules: Rules) -> list[Scored]:
+        assert all(isinstance(x, waits.OnDevice) for x in (masks.logits, masks.alive, masks.iou, masks.ids))
+        launched.append(masks)
+        return [masks]
+
+    def fetch(pending: list[Scored]) -> list[Candidates]:
+        fetched.append(len(pending))
+        return []
+
+    monkeypatch.setattr(mask_decoder, "to_device", waits.upload)
+    monkeypatch.setattr(gpu_image, "upload", lambda array, device: waits.upload(torch.from_numpy(array), device))
+    monkeypatch.setattr(gpu_image, "launch", launch)
+    monkeypatch.setattr(gpu_image, "fetch", fetch)
+    image = np.random.default_rng(0).integers(0, 255, (19, 26, 3), np.uint8)
+    waits.waits.clear()
+    gpu_image.find_candidates(tiny, image, GenerateConfig(points_per_side=4, floor_pred_iou=1e-6, **settings))
+    assert waits.waits == {"cpu": batches} and fetched == [batches] == [len(launched)]
+    assert sum(len(masks.logits) for masks in launched) > 16
 
 
 def test_crops_share_a_batch() -> None:
