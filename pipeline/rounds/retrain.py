@@ -74,7 +74,9 @@ def run_training(cfg: TrainConfig, out: str, processes: int, watch: Watch, say: 
     if processes > 1:
         from maskmill.pipeline.ray_train import fit_on_ray
 
-        return fit_on_ray(cfg, out, processes)
+        if not fit_on_ray(cfg, out, processes):
+            raise Stopped
+        return
 
     def heard(progress: Progress) -> None:
         if not watch.asked:  # else `stopped` ends it, with a checkpoint
