@@ -57,7 +57,7 @@ def killed(made: Made, out: Path, chance: random.Random, most: float, engine: st
         return None
     others = psutil.Process(process.pid).children(recursive=True)
     kill(process)
-    _, alive = psutil.wait_procs(others, timeout=60)
+    _, alive = psutil.wait_procs(others, timeout=300)
     assert not alive, f"left behind: {[p.cmdline() for p in alive if p.is_running()]}"
     return at_work_on(out)
 
