@@ -62,7 +62,7 @@ def start(config: Path, out: Path, *more: str) -> "subprocess.Popen[str]":
 
 def ends(process: "subprocess.Popen[str]", code: int = 0) -> tuple[str, str]:
     """Both outputs, once it has ended with `code`."""
-    out, err = process.communicate(timeout=600)
+    out, err = process.communicate(timeout=3600)
     assert process.returncode == code, err[-3000:]
     return out, err
 

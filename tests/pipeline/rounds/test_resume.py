@@ -31,7 +31,7 @@ def at_work_on(out: Path) -> str:
     """The step that a run stands in, from its files."""
     open_rounds = [f for f in (out / "rounds").glob("*") if not (f / "round.json").exists()]
     if not open_rounds:
-        return "between rounds"
+        return "automatic" if (out / "automatic").exists() else "between rounds"
     folder = open_rounds[0]
     stage = folder.name.rpartition("-")[0]
     if stage in ("start", "automatic"):
