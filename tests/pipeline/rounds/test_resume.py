@@ -19,6 +19,7 @@ from tests.pipeline.rounds.conftest import Made
 from tests.pipeline.rounds.engine import ends, kill, record_bytes, records, start
 
 SLOW = 600  # seconds: another number than a real one would make a busy machine fail
+LEASE_S = 15.0  # one that a living annotator keeps on a busy machine
 
 
 def begun(process: "subprocess.Popen[str]") -> bool:
@@ -126,10 +127,10 @@ def test_a_dead_annotators_task_is_done_by_another_once(made: Made, tmp_path: Pa
     source, folder = made.out / "rounds/semi-1", tmp_path / "round"
     folder.mkdir()
     tree = json.loads((source / "assignment.json").read_bytes())
-    (folder / "assignment.json").write_text(json.dumps(tree | {"lease_s": 1.0}))
+    (folder / "assignment.json").write_text(json.dumps(tree | {"lease_s": LEASE_S}))
     with sqlite3.connect(source / "queue.sqlite") as db:
         tasks = db.execute("select name, payload from tasks order by place").fetchall()
-    queue = TaskQueue(folder / "queue.sqlite", lease_s=1.0)
+    queue = TaskQueue(folder / "queue.sqlite", lease_s=LEASE_S)
     queue.add(tasks)
     first = annotator(folder, "first", psutil.Process().pid)
     until = time.monotonic() + SLOW
