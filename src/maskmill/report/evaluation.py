@@ -22,7 +22,7 @@ from maskmill.report.gallery import interval
 from maskmill.report.page import STATIC
 
 SIDE = 360  # pixels of a case's picture
-CLICKED = "After each click. A model that gains little from clicks learned little from mistakes."
+CLICKED = "After each click, over all masks."
 REACHED = "The share of masks whose first answer has at least this IoU."
 TARGET, ANSWER, CLICK = (60, 220, 90), (255, 70, 60), (255, 255, 255)
 
@@ -92,7 +92,7 @@ def rows_of(tree: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     for key, end in (("ap", ""), ("without_refinement", ", no refinement")):
         for figure, value in tree.get("boxes", {}).get(key, {}).items():
             what, _, size = figure.partition("_")
-            if value is not None and (key == "ap" or what != "AR" and not size):
+            if value is not None and (key == "ap" or (what != "AR" and not size)):
                 yield f"mask {what} from boxes{f', {size}' if size else ''}{end}", f"{value:.3f}", ""
     for key, name in (("segments", "Felzenszwalb segments"), ("discs", "discs at the click")):
         if "baselines" in tree:
