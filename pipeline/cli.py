@@ -9,6 +9,7 @@ from maskmill import __version__
 from maskmill.errors import UserError
 from maskmill.pipeline.commands.common import BAD_INPUT, FAILED, RESUMABLE
 from maskmill.pipeline.commands.diff import diff
+from maskmill.pipeline.commands.engine import engine_command
 from maskmill.pipeline.commands.evaluate import evaluate
 from maskmill.pipeline.commands.export import export
 from maskmill.pipeline.commands.filter import filter_command
@@ -66,7 +67,7 @@ def main(debug: bool) -> None:
 
 COMMANDS = (
     generate, plan, status, verify, retry, filter_command, diff, gc, report, view, export, imports, train, evaluate,
-    models,
+    engine_command, models,
 )  # fmt: skip
 for command in COMMANDS:
     main.add_command(command)

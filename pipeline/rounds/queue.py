@@ -98,6 +98,14 @@ class TaskQueue:
         """Give the task back undone; False if it is no longer this claim's."""
         return self.change(claim, "state = 'open', until = ?", 0.0)
 
+    def release_of(self, annotator: str) -> int:
+        """Give back all that someone who is known to be gone has claimed; how many tasks."""
+        with closing(self.connect()) as db:
+            found = db.execute(
+                "update tasks set state = 'open', until = 0 where annotator = ? and state = 'claimed'", (annotator,)
+            )
+            return found.rowcount
+
     def change(self, claim: Claim, what: str, value: str | float) -> bool:
         """One update of the task, if the claim still counts. A lease that has run out counts until another claims."""
         with closing(self.connect()) as db:

@@ -1,14 +1,15 @@
 """Boxes that someone else's detector found: a COCO results file (any of R-CNN, YOLO, DETR writes one)."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from upath import UPath
 
-from maskmill.detect.head import Boxes
+from maskmill.detect.boxes import Boxes, Seen
 from maskmill.errors import UserError
-from maskmill.storage.files import at, read_bytes
+from maskmill.storage.files import at, read_bytes, to_json, write_bytes
 
 
 def read_detections(path: str | Path | UPath) -> dict[int, Boxes]:
@@ -42,3 +43,36 @@ def ordered(rows: list[tuple[float, list[float]]]) -> Boxes:
     scores = np.array([score for score, _ in rows], np.float32)
     order = np.argsort(-scores, kind="stable")
     return Boxes(np.array([box for _, box in rows], np.float32)[order], scores[order])
+
+
+@dataclass(frozen=True)
+class ListedBoxes:
+    """Boxes of a file as a detector: it knows images by their number alone."""
+
+    found: dict[int, Boxes]
+
+    def __call__(self, seen: Seen) -> Boxes:
+        """Cut at the image's border; what is no wider or higher than a pixel then is left out."""
+        boxes = self.found.get(seen.image_id)
+        if boxes is None:
+            return Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+        height, width = seen.image.shape[:2]
+        inside = boxes.xyxy.clip(0, np.array([width, height] * 2, np.float32))
+        whole = (inside[:, 2:] - inside[:, :2] >= 1).all(1)
+        return Boxes(inside[whole], boxes.scores[whole])
+
+
+def write_detections(found: dict[int, Boxes], path: str | Path | UPath) -> None:
+    """The COCO results file that `read_detections` reads; every bit of a box comes back."""
+    records = [
+        {"image_id": image, "category_id": 1, "bbox": corner(box), "score": float(score)}
+        for image, boxes in found.items()
+        for box, score in zip(boxes.xyxy, boxes.scores, strict=True)
+    ]
+    write_bytes(at(path), to_json(records))
+
+
+def corner(xyxy: np.ndarray) -> list[float]:
+    """XYXY -> COCO's XYWH, in float64: there the sides are exact."""
+    x0, y0, x1, y1 = (float(v) for v in xyxy)
+    return [x0, y0, x1 - x0, y1 - y0]

@@ -10,12 +10,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from maskmill.config import at_least
+from maskmill.detect.boxes import Boxes
 from maskmill.errors import UserError
 from maskmill.masks.boxes import nms
 from maskmill.sam.common import LayerNorm2d
@@ -43,14 +42,6 @@ class DetectorConfig:
         """The middle of each size class, where a box's sides begin: half of it is the distance to a side."""
         edges = [self.sizes[0] / 3, *self.sizes, 1.0] if self.sizes else [0.05, 1.0]
         return [math.sqrt(low * high) for low, high in itertools.pairwise(edges)]
-
-
-@dataclass(frozen=True)
-class Boxes:
-    """N boxes, best first: `xyxy` N x 4 float32 in image pixels, `scores` N float32 in [0, 1]."""
-
-    xyxy: NDArray[np.float32]
-    scores: NDArray[np.float32]
 
 
 class BoxHead(nn.Module):

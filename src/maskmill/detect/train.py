@@ -1,7 +1,7 @@
 """Train a box head on stored embeddings, and keep it as one file."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,19 +45,13 @@ def train_detector(
 
     Args: examples: each loads one image's embedding and boxes; report: called with each step and its loss.
     """
-    if not examples:
-        raise UserError("there are no images to train the detector on: annotate some first")
+    need_examples(len(examples))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         head = BoxHead(cfg, in_channels=examples[0]()[0].shape[0]).to(device)
     optimizer = torch.optim.AdamW(head.parameters(), lr=training.lr, weight_decay=training.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, training))
-    order = torch.Generator().manual_seed(training.seed)
-    queue: list[int] = []
-    for step in range(training.steps):
-        while len(queue) < training.batch_size:
-            queue += torch.randperm(len(examples), generator=order).tolist()
-        picked, queue = queue[: training.batch_size], queue[training.batch_size :]
+    for step, picked in enumerate(batches(len(examples), training)):
         embeddings, boxes = zip(*(examples[i]() for i in picked), strict=True)
         logits, sides = head(torch.stack(embeddings).to(device).float())
         objectness, box = detector_loss(logits, sides, [b.to(device) for b in boxes], cfg)
@@ -73,6 +67,23 @@ def train_detector(
     return head.eval()
 
 
+def need_examples(count: int) -> None:
+    """UserError if there is nothing to learn from."""
+    if not count:
+        raise UserError("there are no images to train the detector on: annotate some first")
+
+
+def batches(count: int, training: DetectorTraining) -> Iterator[list[int]]:
+    """For each step the numbers of its images, of `count`: all of them in random order, then again."""
+    order = torch.Generator().manual_seed(training.seed)
+    queue: list[int] = []
+    for _ in range(training.steps):
+        while len(queue) < training.batch_size:
+            queue += torch.randperm(count, generator=order).tolist()
+        picked, queue = queue[: training.batch_size], queue[training.batch_size :]
+        yield picked
+
+
 def rate(step: int, training: DetectorTraining) -> float:
     """The share of the learning rate at a step."""
     if step < training.warmup:
@@ -81,19 +92,24 @@ def rate(step: int, training: DetectorTraining) -> float:
     return float(0.5 + 0.5 * torch.cos(torch.tensor(done * torch.pi)))
 
 
-def save_detector(head: BoxHead, path: str | Path | UPath) -> None:
+def save_head(head: BoxHead, path: str | Path | UPath) -> None:
     """Weights and settings in one safetensors file."""
     state = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
     about = {"detector": json.dumps(asdict(head.cfg) | {"in_channels": head.in_channels})}
     write_bytes(at(path), safetensors.torch.save(state, about))
 
 
-def load_detector(path: str | Path | UPath, device: torch.device) -> BoxHead:
-    """What `save_detector` wrote."""
+def metadata(data: bytes) -> dict[str, str]:
+    """What stands beside the weights in a safetensors file. KeyError, ValueError or TypeError if it is none."""
+    length = int.from_bytes(data[:8], "little")
+    return dict(json.loads(data[8 : 8 + length])["__metadata__"])
+
+
+def load_head(path: str | Path | UPath, device: torch.device) -> BoxHead:
+    """What `save_head` wrote."""
     data = read_bytes(at(path))
     try:
-        length = int.from_bytes(data[:8], "little")
-        tree = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["detector"])
+        tree = json.loads(metadata(data)["detector"])
         in_channels = tree.pop("in_channels")
         head = BoxHead(DetectorConfig(**{**tree, "sizes": tuple(tree["sizes"])}), in_channels)
         head.load_state_dict(safetensors.torch.load(data))

@@ -51,6 +51,12 @@ class Predictor:
         self.original_size = original_image_size
         self.is_image_set = True
 
+    def set_embedding(self, embedding: Tensor, original_size: tuple[int, int]) -> None:
+        """Take an embedding 1 x C x h x w that was made before, of an image of (height, width)."""
+        self.features = embedding
+        self.input_size, self.original_size = self.model.input_size(*original_size), original_size
+        self.is_image_set = True
+
     def get_image_embedding(self) -> Tensor:
         """1 x C x h x w."""
         if self.features is None:

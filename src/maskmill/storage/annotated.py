@@ -57,6 +57,10 @@ class AnnotatedSet(Protocol):
         """The i-th. UserError, in one line, if the image or its masks cannot be read or do not fit each other."""
         ...
 
+    def image_id(self, i: int) -> int:
+        """The number by which the set's own files know the i-th: detections and other results name it so."""
+        ...
+
 
 def open_annotated(source: str, images: str | None = None, filter: str | None = None) -> AnnotatedSet:
     """The set that `source` names; `images`: where a build's or a COCO file's images lie; `filter`: which masks of a
@@ -100,6 +104,9 @@ class BuildSet:
             raise UserError(f"{self.build.path}: {self.table} is not finished: unit {self.manifests[unit].unit} lacks")
         return self.build.read_unit(manifest, self.table, ["image_id", "mask_id", "counts", "meta"])
 
+    def image_id(self, i: int) -> int:
+        return self.rows[i][1]
+
     def read(self, i: int) -> Annotated:
         unit, number, shard, key = self.rows[i]
         table = self.units.get(unit, lambda: self.masks_of(unit))
@@ -140,6 +147,16 @@ class Sa1bSet:
         with listing.open_file(url) as file:
             return Sa1bTar(file, self.places.get(url, lambda: find_json(file)), self.places.lock).read(key)
 
+    def image_id(self, i: int) -> int:
+        shard, key = self.keys[i]
+        try:
+            number = self.annotations(shard, key).image_id
+        except ValueError as e:
+            raise UserError(f"{self.source}: image {self.names[i]}: {e}") from e
+        if number is None:
+            raise UserError(f"{self.source}: image {self.names[i]}: its JSON has no image_id")
+        return number
+
     def read(self, i: int) -> Annotated:
         shard, key = self.keys[i]
         try:
@@ -154,14 +171,18 @@ class CocoSet:
     def __init__(self, source: str, images: str | None) -> None:
         self.url = coco_source.find_json(source)
         found = coco_source.read_file(self.url)
-        self.names = sorted(found.keys.values())
-        folder = coco_source.find_images(self.url, images, self.names)
-        self.reader = ShardReader({".": ("folder", folder)})
+        self.ids = {name: number for number, name in found.keys.items()}
+        self.names = sorted(self.ids)
+        self.folder = coco_source.find_images(self.url, images, self.names)
+        self.reader = ShardReader({".": ("folder", self.folder)})
         held: dict[str, bytes] = {}
         coco_source.slice_file(found, {"all": self.names}, held.__setitem__)
         self.about = coco_source.CocoSlice(held["all"])
         self.image_ids = {key: number for number, key in found.keys.items()}
         self.category_ids = {name: number for number, name in self.about.categories.items()}
+
+    def image_id(self, i: int) -> int:
+        return self.ids[self.names[i]]
 
     def read(self, i: int) -> Annotated:
         key = self.names[i]

@@ -11,7 +11,7 @@ from torch import Tensor
 from maskmill.detect.foreign import read_detections
 from maskmill.detect.head import BoxHead, DetectorConfig, detect, to_xyxy
 from maskmill.detect.loss import assign, detector_loss, overlaps
-from maskmill.detect.train import DetectorTraining, Example, load_detector, rate, save_detector, train_detector
+from maskmill.detect.train import DetectorTraining, Example, load_head, rate, save_head, train_detector
 from maskmill.errors import UserError
 
 CPU = torch.device("cpu")
@@ -109,8 +109,8 @@ def test_it_learns_and_is_kept(tmp_path: Path) -> None:
     short = DetectorTraining(steps=3)
     a, b = (train_detector([lambda e=e: e for e in examples], CFG, short, CPU) for _ in range(2))  # type: ignore[misc]
     assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
-    save_detector(head, tmp_path / "d.safetensors")
-    again = load_detector(tmp_path / "d.safetensors", CPU)
+    save_head(head, tmp_path / "d.safetensors")
+    again = load_head(tmp_path / "d.safetensors", CPU)
     embedding = blob_examples(1, seed=2)[0][0][None]
     one, two = (detect(h, embedding, (256, 256), (256, 256), 256) for h in (head, again))
     assert np.array_equal(one.xyxy, two.xyxy) and np.array_equal(one.scores, two.scores) and again.cfg == CFG
@@ -132,7 +132,7 @@ def test_bad_input(tmp_path: Path) -> None:
         train_detector([lambda: bad], CFG, DetectorTraining(batch_size=1), CPU)
     (tmp_path / "x").write_bytes(b"no detector at all")
     with pytest.raises(UserError, match="is not a detector"):
-        load_detector(tmp_path / "x", CPU)
+        load_head(tmp_path / "x", CPU)
 
 
 def test_detections_of_others(tmp_path: Path) -> None:

@@ -2,10 +2,11 @@
 
 from maskmill.training.scenes.base import SMALLEST, Image, Mask, Rng, Sample
 from maskmill.training.scenes.canvas import Canvas
-from maskmill.training.scenes.config import SceneConfig
+from maskmill.training.scenes.config import KINDS, SceneConfig
 from maskmill.training.scenes.draw import draw_scene
 from maskmill.training.scenes.textures import Textures, recolour
 
 __all__ = [
-    "SMALLEST", "Canvas", "Image", "Mask", "Rng", "Sample", "SceneConfig", "Textures", "draw_scene", "recolour",
+    "KINDS", "SMALLEST", "Canvas", "Image", "Mask", "Rng", "Sample", "SceneConfig", "Textures", "draw_scene",
+    "recolour",
 ]  # fmt: skip

@@ -1,0 +1,91 @@
+"""What stands in a round's record: what follows from data, config and seed, and nothing of when or where."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from maskmill.config import to_tree
+from maskmill.errors import UserError
+from maskmill.pipeline.recipe import differences
+from maskmill.pipeline.rounds.config import EngineConfig
+
+Record = dict[str, Any]
+WRONG = 0.5  # a mask that reaches no higher IoU with any object is of none
+
+
+def read_record(folder: Path) -> Record | None:
+    """FOLDER/round.json, if the round is over."""
+    path = folder / "round.json"
+    return json.loads(path.read_bytes()) if path.exists() else None  # type: ignore[no-any-return]
+
+
+def read_answers(folder: Path, names: Iterable[str]) -> list[Record]:
+    """What was handed in of these tasks: SA-1B's JSON."""
+    return [json.loads((folder / "answers" / f"{name}.json").read_bytes()) for name in names]
+
+
+def summary(trees: list[Record]) -> Record:
+    """What people did, from what they handed in.
+
+    Seconds count all that was spent, also on what was rejected or given up. `worked`: of drawn and fixed masks alone,
+    as the paper counts (section 4: automatic masks are not counted). `share`: accepted, fixed, rejected of what was
+    prefilled; drawn of the masks. iou: of a mask with its nearest object; wrong: masks below 0.5.
+    """
+    about = [tree["image"]["meta"] for tree in trees]
+    masks = [a["meta"] for tree in trees for a in tree["annotations"]]
+    worked = [m for m in masks if m["edit"] != "accepted"]
+    edits = {edit: sum(m["edit"] == edit for m in masks) for edit in ("drawn", "accepted", "fixed")}
+    counts = {name: sum(a[name] for a in about) for name in ("prefilled", "rejected", "given_up", "objects")}
+    seconds = sum(a["seconds"] for a in about)
+    accepted_s = sum(m["seconds"] for m in masks if m["edit"] == "accepted")
+    clicks = sum(m["clicks"] for m in masks)
+    ious = [value for a in about for value in a["ious"]]
+    return {
+        "masks": len(masks), "masks_per_image": ratio(len(masks), len(trees)), **edits, **counts,
+        "share": {
+            **{name: ratio((edits | counts)[name], counts["prefilled"]) for name in ("accepted", "fixed", "rejected")},
+            "drawn": ratio(edits["drawn"], len(masks)), "found": ratio(len(masks), counts["objects"]),
+        },
+        "seconds": round(seconds, 3), "seconds_per_mask": ratio(seconds, len(masks)),
+        "clicks": clicks, "clicks_per_mask": ratio(clicks, len(masks)),
+        "worked": {
+            "masks": len(worked), "seconds_per_mask": ratio(seconds - accepted_s, len(worked)),
+            "clicks_per_mask": ratio(clicks, len(worked)),
+        },
+        "iou": ratio(sum(ious), len(ious)), "wrong": sum(value < WRONG for value in ious),
+    }  # fmt: skip
+
+
+def ratio(some: float, of: float) -> float | None:
+    """None of nothing."""
+    return round(some / of, 4) if of else None
+
+
+def about_annotators(cfg: EngineConfig) -> Record:
+    """Who works, and how."""
+    return {"kind": "simulated", "count": cfg.queue.processes, **to_tree(cfg.annotators)}
+
+
+def thresholds(cfg: EngineConfig, stage: str) -> Record:
+    """What was shown to people, and what the gate allows."""
+    prefill = to_tree(cfg.prefill)
+    shown = {name: value for name, value in prefill.items() if isinstance(value, float)} if stage == "semi" else {}
+    return {**shown, "gate_tolerance": cfg.gate.tolerance if cfg.gate.enabled else None}
+
+
+def fingerprint(cfg: EngineConfig, data: Record) -> Record:
+    """What a run is. How work is spread and where data lie may change between a run and its continuation."""
+    tree = to_tree(cfg)
+    del tree["run"], tree["train"]["run"], tree["data"]["source"], tree["data"]["images"]
+    del tree["queue"]["lease_s"], tree["prefill"]["detections"]
+    return {"config": tree, "data": data}
+
+
+def check_same(out: Path, old: Record, new: Record) -> None:
+    """A run goes on with the config and the data that it was begun with."""
+    if changes := differences(old, new):
+        raise UserError(
+            f"{str(out)!r} was begun with another config or other data: {'; '.join(changes[:5])}. "
+            f"Give the same, or another --out"
+        )
