@@ -33,7 +33,7 @@ def config(images: Path, prefill: dict[str, Any], assisted: int) -> EngineConfig
         "data": {"source": str(images), "held_out": 0.4}, "retrain": False, "automatic": {"enabled": False},
         "assisted": {"rounds": assisted, "images": 1}, "semi": {"rounds": 1, "images": 1}, "queue": {"processes": 1},
         "prefill": {"pred_iou_thresh": 0.1, "stability_score_thresh": 0.1, **prefill},
-        "measure": {"points_per_side": 0, "masks_per_image": 1, "resamples": 2, "clicks": [1], "max_clicks": 1},
+        "measure": {"points_per_side": 0, "masks_per_image": 1, "resamples": 2, "clicks": [1, 3, 5], "max_clicks": 5},
     }  # fmt: skip
     return from_tree(EngineConfig, tree)
 
