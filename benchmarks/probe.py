@@ -40,7 +40,8 @@ OTHER = "other"
 class Timeline:
     """Marks, each with the step that begins there. Other threads than the one that made it are not watched."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock  # of a CPU
         self.cuda = device.type == "cuda"
         self.thread = threading.get_ident()
         self.stack = [OTHER]
@@ -54,7 +55,7 @@ class Timeline:
             event.record()
             self.marks.append((event, self.stack[-1]))
         else:
-            self.marks.append((time.perf_counter(), self.stack[-1]))
+            self.marks.append((self.clock(), self.stack[-1]))
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -81,9 +82,11 @@ class Timeline:
 
 
 @contextmanager
-def watch(device: torch.device, missing: list[str]) -> Iterator[Timeline]:
+def watch(
+    device: torch.device, missing: list[str], clock: Callable[[], float] = time.perf_counter
+) -> Iterator[Timeline]:
     """Wrap STEPS, yield the timeline, unwrap. Names that are gone are added to `missing`."""
-    timeline = Timeline(device)
+    timeline = Timeline(device, clock)
     undo: list[tuple[Any, str, Any]] = []
     try:
         for step, names in STEPS[device.type].items():

@@ -8,6 +8,8 @@ is gone, is continued by the same command.
 
 import json
 import tempfile
+import threading
+from collections.abc import Callable
 from typing import Any
 
 from maskmill.config import RunConfig as RayConfig
@@ -16,11 +18,13 @@ from maskmill.errors import UserError
 from maskmill.storage import listing
 from maskmill.storage.files import at, exists, read_bytes
 from maskmill.training.config import TrainConfig
+from maskmill.training.fit import Progress, ignore
 
+WATCH_S = 2.0  # seconds between looks at the log
 RETRIES = 3  # a process or a machine that is lost: all begin again from the last checkpoint
 
 
-def fit_on_ray(cfg: TrainConfig, out: str, processes: int) -> bool:
+def fit_on_ray(cfg: TrainConfig, out: str, processes: int, say: Callable[[Progress], None] = ignore) -> bool:
     """`fit` in so many processes, one GPU each where the cluster has any: whether it came to the last step. UserError
     as of `fit`."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -41,15 +45,40 @@ def fit_on_ray(cfg: TrainConfig, out: str, processes: int) -> bool:
             scaling_config=ScalingConfig(num_workers=processes, use_gpu=gpus > 0),
             run_config=RunConfig(storage_path=scratch, failure_config=FailureConfig(max_failures=RETRIES)),
         )
-        run(trainer)
+        ended = threading.Event()
+        watcher = threading.Thread(target=watch, args=(cfg, out, say, ended), daemon=True)
+        watcher.start()
+        try:
+            run(trainer)
+        finally:
+            ended.set()
+            watcher.join()
     return finished(cfg, out)
+
+
+def watch(cfg: TrainConfig, out: str, say: Callable[[Progress], None], ended: threading.Event) -> None:
+    """Tell each new line of the log, which all processes share, until the end. What they print stays on their hosts."""
+    told = last_line(out).get("step")
+    over = False
+    while not over:
+        over = ended.wait(WATCH_S)
+        line = last_line(out)
+        if (step := line.get("step")) is not None and step != told:
+            told, steps = step, cfg.optim.steps
+            say(Progress(int(step), steps, line.get("seconds", 0.0) * (steps - step), line))
+
+
+def last_line(out: str) -> dict[str, float]:
+    """Of metrics.jsonl; nothing if there is none."""
+    path = at(out) / "metrics.jsonl"
+    lines = read_bytes(path).splitlines() if exists(path) else []
+    found: dict[str, float] = json.loads(lines[-1]) if lines else {}
+    return found
 
 
 def finished(cfg: TrainConfig, out: str) -> bool:
     """Whether the log knows the last step."""
-    path = at(out) / "metrics.jsonl"
-    lines = read_bytes(path).splitlines() if exists(path) else []
-    return bool(lines) and int(json.loads(lines[-1])["step"]) == cfg.optim.steps
+    return last_line(out).get("step") == cfg.optim.steps
 
 
 def run(trainer: Any) -> None:
@@ -87,21 +116,13 @@ def absolute(cfg: TrainConfig) -> dict[str, Any]:
 
 def in_each(job: dict[str, Any]) -> None:
     """What one process does."""
-    import sys
-
     import ray.train
     from ray.train.torch import get_device
 
-    from maskmill.training.fit import Progress, fit
+    from maskmill.training.fit import fit
     from maskmill.training.trainer import Place
 
     context = ray.train.get_context()
     place = Place(context.get_world_rank(), context.get_world_size())
     tree = merge(job["config"], {"run": {"device": str(get_device())}})
-
-    def say(progress: Progress) -> None:
-        if place.rank == 0:
-            loss = progress.figures.get("loss", 0.0)
-            print(f"step {progress.step}/{progress.steps}  loss {loss:.4f}", file=sys.stderr, flush=True)
-
-    fit(from_tree(TrainConfig, tree), job["out"], place, say)
+    fit(from_tree(TrainConfig, tree), job["out"], place)

@@ -74,7 +74,7 @@ def train(
             from maskmill.pipeline.ray_train import fit_on_ray
 
             stop_resumable()  # at once: the processes keep what they saved last
-            done = fit_on_ray(cfg, out, processes)
+            done = fit_on_ray(cfg, out, processes, reporter(quiet))
         else:
             done = fit(cfg, out, say=reporter(quiet), stopped=stop_between_steps())
     except Diverged as e:

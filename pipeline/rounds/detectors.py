@@ -13,7 +13,7 @@ from maskmill.config import ModelSection
 from maskmill.detect.boxes import Boxes, Detector, Seen
 from maskmill.detect.detector import open_detector
 from maskmill.detect.foreign import read_detections, write_detections
-from maskmill.detect.rtdetr import need_transformers, train_rtdetr
+from maskmill.detect.rtdetr import new_model, train_rtdetr
 from maskmill.detect.train import DetectorTraining, save_head, train_detector
 from maskmill.errors import UserError
 from maskmill.evaluate.box_recall import box_scores
@@ -33,11 +33,16 @@ from maskmill.training.embeddings import EmbeddingCache
 
 def take_detections(prefill: PrefillConfig, images: AnnotatedSet, path: Path) -> dict[str, object]:
     """PATH: the boxes of `prefill.detections`, by the number that the engine gives an image. Returns what identifies
-    them. UserError, before any work, if they are of other images, or if what `prefill.kind` needs is missing."""
+    them. UserError, before any work, if they are of other images, or if RT-DETR cannot be begun with."""
     if prefill.detections is None:
         if prefill.kind == "rtdetr":
-            need_transformers()
+            new_model(prefill.rtdetr)
         return {}
+    if not exists(at(prefill.detections)):
+        raise UserError(f"prefill.detections: {prefill.detections!r} does not exist: give a COCO results file")
+    given: dict[str, object] = {"detections_sha256": sha256_file(at(prefill.detections))}
+    if exists(at(path)):
+        return given
     found = read_detections(prefill.detections)
     known = {images.image_id(i): name for i, name in enumerate(images.names)}
     if not found.keys() & known.keys():
@@ -45,9 +50,8 @@ def take_detections(prefill: PrefillConfig, images: AnnotatedSet, path: Path) ->
             f"{prefill.detections}: none of its {len(found)} image ids is one of the set's (such as "
             f"{next(iter(known))}): give detections for the same images"
         )
-    if not exists(at(path)):
-        write_detections({packed_id(known[i]): boxes for i, boxes in found.items() if i in known}, path)
-    return {"detections_sha256": sha256_file(at(prefill.detections))}
+    write_detections({packed_id(known[i]): boxes for i, boxes in found.items() if i in known}, path)
+    return given
 
 
 def make_detector(

@@ -21,7 +21,7 @@ def records(out: Path) -> list[tuple[str, dict[str, Any]]]:
     if not (out / "engine.json").exists():
         raise UserError(f"{str(out)!r} is no run of the data engine: it has no engine.json (maskmill engine run)")
     order = {stage: n for n, stage in enumerate(STAGES)}
-    folders = [f for f in (out / "rounds").iterdir() if (f / "round.json").exists()]
+    folders = [f for f in (out / "rounds").glob("*") if (f / "round.json").exists()]
     folders.sort(key=lambda f: (order[f.name.rpartition("-")[0]], int(f.name.rpartition("-")[2])))
     return [(folder.name, read_record(folder) or {}) for folder in folders]
 

@@ -12,9 +12,10 @@ import pytest
 from safetensors.torch import load_file
 
 from maskmill.errors import UserError
-from maskmill.pipeline.ray_train import fit_on_ray, words_of
+from maskmill.pipeline.ray_train import finished, fit_on_ray, watch, words_of
 from maskmill.training.config import TrainConfig
-from maskmill.training.fit import fit
+from maskmill.training.fit import Progress, fit
+from tests.pipeline.test_train import STEPS as STEPS_OF_RECIPE
 from tests.pipeline.test_train import config_of, recipe
 from tests.unit.training.sets import write_set
 
@@ -57,7 +58,9 @@ def test_two_processes_one_of_them_killed_do_what_one_does(tmp_path: Path, clust
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    assert fit_on_ray(config, str(tmp_path / "two"), 2)
+    told: list[int] = []
+    assert fit_on_ray(config, str(tmp_path / "two"), 2, lambda progress: told.append(progress.step))
+    assert told == sorted(told) and told[-1] == STEPS
     assert killed and killed[0] not in [p.pid for p in workers()]
     assert fit(config, str(tmp_path / "one"))
     one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
@@ -65,8 +68,8 @@ def test_two_processes_one_of_them_killed_do_what_one_does(tmp_path: Path, clust
     for name in ("norm", "lr"):  # of the gradient of all images
         assert [line[name] for line in one] == pytest.approx([line[name] for line in two], rel=1e-3), name
     off = np.concatenate(differences(tmp_path / "one", tmp_path / "two"))
-    assert off.max() <= 2.01 * STEPS * RATE
-    print(np.quantile(off, [0.5, 0.9, 0.99, 0.999, 1]))
+    # the gradient of a key's bias is nothing but rounding, and AdamW makes a whole step of it
+    assert np.quantile(off, 0.99) < 1e-6 and off.max() <= 2.01 * STEPS * RATE
 
 
 def differences(one: Path, two: Path) -> list[np.ndarray]:
@@ -74,6 +77,33 @@ def differences(one: Path, two: Path) -> list[np.ndarray]:
     a, b = (load_file(d / "model.safetensors") for d in (one, two))
     assert a.keys() == b.keys()
     return [np.abs(a[k].numpy() - b[k].numpy()).ravel() for k in a]
+
+
+def test_a_run_that_ended_early_is_not_done(tmp_path: Path) -> None:
+    config = config_of(recipe(tmp_path), tmp_path)
+    assert not finished(config, str(tmp_path / "nothing"))
+    log = tmp_path / "metrics.jsonl"
+    for step, want in ((STEPS_OF_RECIPE - 1, False), (STEPS_OF_RECIPE, True)):
+        log.write_text(json.dumps({"step": 1}) + "\n" + json.dumps({"step": step}) + "\n")
+        assert finished(config, str(tmp_path)) == want
+
+
+def test_progress_is_read_from_the_log(tmp_path: Path) -> None:
+    config, told = config_of(recipe(tmp_path), tmp_path), list[tuple[int, float]]()
+    ended, log = threading.Event(), tmp_path / "metrics.jsonl"
+    log.write_text(json.dumps({"step": 1, "seconds": 9.0}) + "\n")  # of an earlier run
+
+    def say(progress: Progress) -> None:
+        told.append((progress.step, progress.left))
+        if progress.step == STEPS_OF_RECIPE:
+            ended.set()
+        else:
+            log.write_text(json.dumps({"step": STEPS_OF_RECIPE, "seconds": 2.0}) + "\n")
+
+    timer = threading.Timer(0.3, lambda: log.write_text(json.dumps({"step": 4, "seconds": 2.0}) + "\n"))
+    timer.start()
+    watch(config, str(tmp_path), say, ended)
+    assert told == [(4, 2.0 * (STEPS_OF_RECIPE - 4)), (STEPS_OF_RECIPE, 0.0)]
 
 
 def test_uneven_shares_are_refused(tmp_path: Path) -> None:

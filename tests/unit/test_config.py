@@ -144,7 +144,7 @@ def test_whole_numbers_are_floats_too(file: Path) -> None:
     assert value == 1.0 and isinstance(value, float)
 
 
-@pytest.mark.parametrize("text", ["filter.x", "=3", "pred_iou_thresh=0.9", ""])
+@pytest.mark.parametrize("text", ["filter.x", "=3", "filter.=0.9", ""])
 def test_set_needs_section_key_value(text: str) -> None:
     refused(repr(text), "section.key=value", assignments=(text,))
 

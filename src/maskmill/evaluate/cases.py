@@ -27,16 +27,17 @@ class Case:
 
 
 def pick(evaluation: Evaluation, count: int) -> tuple[list[int], list[int]]:
-    """The masks with the lowest and the highest IoU at the first click; one for each image while there are enough."""
+    """The masks with the lowest and the highest IoU at the first click, of the worse and the better half; one for each
+    image while there are enough."""
     first, images = evaluation.column("ious")[:, 0], np.array(evaluation.image)
     found = []
     for order in (np.argsort(first, kind="stable"), np.argsort(-first, kind="stable")):
-        _, unique = np.unique(images[order], return_index=True)
-        ahead = np.sort(unique)
+        order = order[: max(1, len(order) // 2)]
+        _, ahead = np.unique(images[order], return_index=True)
         rest = np.setdiff1d(np.arange(len(order)), ahead)
-        found.append([int(i) for i in order[np.concatenate([ahead, rest])][:count]])
-    half = len(first) // 2
-    return found[0][: max(1, half)], found[1][: max(1, half)]
+        chosen = np.concatenate([np.sort(ahead), rest])[:count]
+        found.append([int(i) for i in order[np.sort(chosen)]])
+    return found[0], found[1]
 
 
 def cases(model: Sam, data: AnnotatedSet, evaluation: Evaluation, rows: list[int]) -> Iterator[Case]:

@@ -55,7 +55,8 @@ class Curve:
 
 def curves(rounds: Sequence[str], series: Sequence[Curve], axes: Axes, low: float = 0.0, form: str = "") -> str:
     """A chart over `rounds` (names such as semi-2) from `low` up; `form` is the format of the numbers at its ends."""
-    x = scale(0, max(1, len(rounds) - 1), LEFT + 18, LEFT + PLOT_W - 18)
+    side = 18 if len(rounds) > 1 else PLOT_W / 2  # a single round stands in the middle
+    x = scale(0, max(1, len(rounds) - 1), LEFT + side, LEFT + PLOT_W - 18)
     top = low + ceiling(max(v for s in series for v in s.reach) - low)
     y = scale(low, top, TOP + PLOT_H, TOP)
     grid = [f'<path class="grid" d="M{LEFT} {y(t):.1f}H{LEFT + PLOT_W}"/>' for t in ticks(low, top)]
@@ -101,7 +102,7 @@ def numbers(series: Sequence[Curve], x: scale, y: scale, form: str) -> Iterator[
                 continue
             others = sorted(taken[i], key=lambda at: abs(at - y(v)))[1:]  # but for its own dot
             for middle in (y(v) - NEAR, y(v) + NEAR):
-                if all(abs(middle - other) >= NEAR for other in others):
+                if middle < TOP + PLOT_H - 4 and all(abs(middle - other) >= NEAR for other in others):
                     taken[i].append(middle)
                     said[i].append(v)
                     words = format(v, form) if form else short(v)

@@ -60,7 +60,7 @@ def miou(title: str, clicks: Sequence[str]) -> Panel:
     """mIoU after some numbers of clicks."""
     return Panel(
         title, "mIoU", RING, MODELS, {f"@{n}": at(f"metrics/miou/{n}/mean") for n in clicks}, low=None, form=".3f",
-        spans={f"@{n}": f"metrics/miou/{n}" for n in clicks},
+        spans={"@1": "metrics/miou/1"}, alone="Bars: the 95% interval of @1.",
         refused={f"@{n}": at(f"candidate/metrics/miou/{n}/mean") for n in clicks},
     )  # fmt: skip
 
@@ -115,6 +115,11 @@ def figure(runs: Sequence[Run]) -> Iterator[str]:
         yield f'<div class="figures">{charts}</div>'
 
 
+def colour(n: int) -> str:
+    """The class of the n-th line, or run."""
+    return f"c{n}" if n < COLOURS else "mute"
+
+
 def chart(panel: Panel, runs: Sequence[Run]) -> str:
     """One panel; nothing if no round has such a value."""
     names = [name for name in all_names(runs) if name.rpartition("-")[0] in panel.stages]
@@ -122,8 +127,7 @@ def chart(panel: Panel, runs: Sequence[Run]) -> str:
     lines: list[Curve] = []
     for run in runs:
         for key in keys:
-            colour = f"c{len(lines)}" if len(lines) < COLOURS else "mute"
-            lines.append(curve(panel, run, names, key, colour, alone=len(runs) == 1))
+            lines.append(curve(panel, run, names, key, colour(len(lines)), alone=len(runs) == 1))
     lines = [line for line in lines if line.known]
     if not lines:
         return ""
@@ -136,7 +140,7 @@ def chart(panel: Panel, runs: Sequence[Run]) -> str:
     return f"<figure><figcaption><h3>{title}</h3>{words}</figcaption>{drawn}</figure>"
 
 
-def curve(panel: Panel, run: Run, names: Sequence[str], key: str, colour: str, alone: bool) -> Curve:
+def curve(panel: Panel, run: Run, names: Sequence[str], key: str, ink: str, alone: bool) -> Curve:
     """One value of one run over the rounds."""
     rounds = [run.find(name) for name in names]
 
@@ -145,7 +149,7 @@ def curve(panel: Panel, run: Run, names: Sequence[str], key: str, colour: str, a
 
     spans = [interval(r, panel.spans[key]) for r in rounds] if alone and key in panel.spans else []
     rings = over(panel.refused[key]) if key in panel.refused else []
-    return Curve(key if alone else run.name, colour, over(panel.values[key]), spans, rings)
+    return Curve(key if alone else run.name, ink, over(panel.values[key]), spans, rings)
 
 
 def interval(r: Round | None, path: str) -> tuple[float, float] | None:

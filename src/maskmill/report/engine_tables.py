@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 
-from maskmill.report.engine_figure import share
+from maskmill.report.engine_figure import colour, share
 from maskmill.report.engine_run import Round, Run, leaves
 
 Cell = Callable[[Round], str]
@@ -93,7 +93,7 @@ def runs_table(runs: Sequence[Run]) -> Iterator[str]:
         semi, people, seconds = run.of("semi"), run.of("assisted", "semi"), "annotation/seconds_per_mask"
         hours = sum(r.get("annotation/seconds") or 0 for r in people) / 3600
         rows.append((
-            f'<i class="key c{i}"></i>{escape(run.name)}', change(run.of("assisted"), seconds, ".1f"),
+            f'<i class="key {colour(i)}"></i>{escape(run.name)}', change(run.of("assisted"), seconds, ".1f"),
             change(semi, seconds, ".1f"), number(share("accepted")(semi[-1]) if semi else None, ".0%"),
             f"{sum(r.count or 0 for r in people):,}", f"{hours:.2f}",
             change(run.rounds, "metrics/miou/1/mean", ".3f"), change(run.rounds, "metrics/noc/85/mean", ".1f"),

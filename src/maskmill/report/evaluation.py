@@ -22,7 +22,7 @@ from maskmill.report.gallery import interval
 from maskmill.report.page import STATIC
 
 SIDE = 360  # pixels of a case's picture
-CLICKED = "After each click. A model that gains little from clicks learned little from mistakes."
+CLICKED = "After each click, over all masks."
 REACHED = "The share of masks whose first answer has at least this IoU."
 TARGET, ANSWER, CLICK = (60, 220, 90), (255, 70, 60), (255, 255, 255)
 
@@ -89,10 +89,11 @@ def rows_of(tree: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
             f"{e['mean']:.2f}",
             f"{e['low']:.2f} to {e['high']:.2f}; {e['failures']} fail ({e['share']:.1%})",
         )
-    for key, name in (("ap", "one refinement"), ("without_refinement", "no refinement")):
-        for size, value in tree.get("boxes", {}).get(key, {}).items():
-            if value is not None and (key == "ap" or size in ("AP", "AP50", "AP75")):
-                yield f"mask {size.replace('_', ', ')} from boxes, {name}", f"{value:.3f}", ""
+    for key, end in (("ap", ""), ("without_refinement", ", no refinement")):
+        for figure, value in tree.get("boxes", {}).get(key, {}).items():
+            what, _, size = figure.partition("_")
+            if value is not None and (key == "ap" or (what != "AR" and not size)):
+                yield f"mask {what} from boxes{f', {size}' if size else ''}{end}", f"{value:.3f}", ""
     for key, name in (("segments", "Felzenszwalb segments"), ("discs", "discs at the click")):
         if "baselines" in tree:
             yield f"without a model: {name}, best of 3", *estimate(tree["baselines"][key])

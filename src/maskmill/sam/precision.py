@@ -3,7 +3,7 @@
 - Encoder: the inputs of its matrix products and convolutions are bfloat16 or float16; what runs from block to block,
   norms, positions and the embedding stay float32.
 - Decoder: its transformer and upscaling are float16 in both. They need bits, not range: behind norms all is small, and
-  attention scores of 8 bits alone cost a tenth of the masks (benchmarks/README.md).
+  a transformer with the 8 bits of bfloat16 alone costs a tenth of the masks (benchmarks/README.md).
 - float32: the codes of coordinates (the prompt encoder), the heads that give the predicted IoU and the masks' weights,
   and the product that makes the logits. So interpolation, thresholds and stability are float32 in every precision.
 

@@ -4,7 +4,7 @@ What makes it learn within an hour or two on two cores (SAM's own focal:dice 20:
 masks, and so does plain cross-entropy with dice): class-balanced cross-entropy faded to focal loss, beside dice; a
 pairwise same-object loss on the encoder's tokens, dropped at export; the first state of `nano_model.initialise`; half
 of the time at a smaller image side. As in SAM, only the best of the three masks is trained in earnest, the score
-learns each mask's IoU, and a second click in the error region comes with the first answer as mask prompt (appendix A).
+learns each mask's IoU, and further clicks in the error region come with the answer before as mask prompt (appendix A).
 
 The run may be killed at any time: the same command resumes from DIR/checkpoint.pt. DIR/metrics.jsonl has a line per 50
 steps, DIR/nano.safetensors the current export (moving average of the weights, float16, official names). The schedule

@@ -36,7 +36,8 @@ class NanoConfig:
     warmup: int = 150
     decay_from: float = 0.6  # share of the time after which the rate falls linearly to zero
     fade: int = 1000  # steps from balanced cross-entropy to focal loss
-    second: float = 0.35  # share of steps with a second click
+    more: float = 0.35  # share of steps with further clicks
+    clicks: int = 4  # of which there are up to so many
     average: float = 0.998
     photo_share: float = 0.36
     region_share: float = 0.30
@@ -109,7 +110,7 @@ class Trainer:
         return figures
 
     def loss(self, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        """First prompt (click or box), the best of three masks; then, in a share of steps, a second click."""
+        """First prompt (click or box), the best of three masks; then, in a share of steps, more clicks."""
         image, target, points, boxes = batch
         side, (n, p) = image.shape[-1], target.shape[:2]
         balanced = max(0.1, 1 - 0.9 * self.step / self.cfg.fade)
@@ -132,34 +133,41 @@ class Trainer:
         loss = best.mean() + 0.05 * three.mean() + 0.2 * single + error[..., 1:].mean() + same
         chosen = iou[..., 1:].gather(-1, score[..., 1:].argmax(-1, keepdim=True)).mean()
         figures = {"same": same.item(), "best": iou[..., 1:].amax(-1).mean().item(), "chosen": chosen.item()}
-        if torch.rand(1, generator=self.generator).item() < self.cfg.second:
-            again, iou2 = self.second_click(embedding, coords, codes, logits, score, target, side, balanced)
+        if torch.rand(1, generator=self.generator).item() < self.cfg.more:
+            again, last = self.more_clicks(embedding, coords, codes, logits, score, target, side, balanced)
             loss = loss + 0.5 * again
-            figures["second"] = iou2
+            figures["last"] = last
         figures["loss"] = loss.item()
         return loss, figures
 
-    def second_click(
+    def more_clicks(
         self, embedding: Tensor, coords: Tensor, codes: Tensor, logits: Tensor, score: Tensor, target: Tensor,
         side: int, balanced: float,
     ) -> tuple[Tensor, float]:  # fmt: skip
-        """A click in the error of the most confident answer, with that answer as mask prompt; one mask is asked for."""
+        """Clicks in the error of the answer before, which comes along as mask prompt; one mask is asked for.
+
+        Each answer is a step of its own: no gradient goes through the one before. Returns the mean loss and the IoU
+        after the last click.
+        """
         n, p, _, h, w = logits.shape
-        with torch.no_grad():
-            pick = 1 + score[..., 1:].argmax(-1)
-            previous = logits.gather(2, pick[..., None, None, None].expand(-1, -1, 1, h, w))
-            xy, label = nano_loss.error_click(previous[:, :, 0] > 0, target > 0.5, self.generator)
-            # points come first, boxes last; a click prompt ends with the padding point
-            second = torch.stack([coords[:, :, 0], xy, coords[:, :, 1]], 2)
-            kinds = torch.stack([codes[..., 0], label, codes[..., 1]], 2)
-            boxed = codes[..., 0] == 2
-            second = torch.where(boxed[..., None, None], second[:, :, [1, 0, 2]], second)
-            kinds = torch.where(boxed[..., None], kinds[..., [1, 0, 2]], kinds)
-        sparse = embed_prompts(self.model, second.flatten(0, 1), kinds.flatten(0, 1), side).view(n, p, 3, -1)
+        pick = 1 + score[..., 1:].argmax(-1)
+        answer = logits.gather(2, pick[..., None, None, None].expand(-1, -1, 1, h, w))
         with_mask = torch.rand(1, generator=self.generator).item() < 0.8
-        answer, score2 = decode(self.model, embedding, sparse, previous.flatten(0, 1) if with_mask else None)
-        each, iou = nano_loss.mask_loss(answer[:, :, :1], target, balanced)
-        return each.mean() + ((score2[..., :1] - iou) ** 2).mean(), iou.mean().item()
+        losses: list[Tensor] = []
+        iou = torch.zeros(())
+        for _ in range(int(torch.randint(1, self.cfg.clicks + 1, (1,), generator=self.generator))):
+            previous = answer.detach()
+            xy, label = nano_loss.error_click(previous[:, :, 0] > 0, target > 0.5, self.generator)
+            coords = torch.cat([coords, xy[:, :, None]], 2)  # prompt tokens are a set: their order means nothing
+            codes = torch.cat([codes, label[..., None]], 2)
+            sparse = embed_prompts(self.model, coords.flatten(0, 1), codes.flatten(0, 1), side).view(
+                n, p, coords.shape[2], -1
+            )
+            four, scores = decode(self.model, embedding, sparse, previous.flatten(0, 1) if with_mask else None)
+            answer = four[:, :, :1]
+            each, iou = nano_loss.mask_loss(answer, target, balanced)
+            losses.append(each.mean() + ((scores[..., :1] - iou) ** 2).mean())
+        return torch.stack(losses).mean(), iou.mean().item()
 
     def save(self, out: Path) -> None:
         """Checkpoint and export, each by rename: a kill leaves the old or the new file, never half of one."""

@@ -33,7 +33,7 @@ def config(images: Path, prefill: dict[str, Any], assisted: int) -> EngineConfig
         "data": {"source": str(images), "held_out": 0.4}, "retrain": False, "automatic": {"enabled": False},
         "assisted": {"rounds": assisted, "images": 1}, "semi": {"rounds": 1, "images": 1}, "queue": {"processes": 1},
         "prefill": {"pred_iou_thresh": 0.1, "stability_score_thresh": 0.1, **prefill},
-        "measure": {"points_per_side": 0, "masks_per_image": 1, "resamples": 2, "clicks": [1], "max_clicks": 1},
+        "measure": {"points_per_side": 0, "masks_per_image": 1, "resamples": 2, "clicks": [1, 3, 5], "max_clicks": 5},
     }  # fmt: skip
     return from_tree(EngineConfig, tree)
 
@@ -77,6 +77,8 @@ def test_boxes_of_other_images_are_refused(images: Path, tmp_path: Path) -> None
     with pytest.raises(UserError, match="none of its 5 image ids is one of the set's"):
         run(config(images, {"detections": str(path)}, assisted=0), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="does not exist"):
+        run(config(images, {"detections": str(tmp_path / "none.json")}, assisted=0), tmp_path / "run")
     with pytest.raises(UserError, match="give one of kind"):
         config(images, {"detections": str(path), "kind": "rtdetr"}, assisted=0)
 
@@ -90,7 +92,10 @@ def test_a_missing_extra_is_named_before_any_work(images: Path, tmp_path: Path) 
 
 @pytest.mark.skipif(find_spec("transformers") is None, reason="no transformers here: pip install 'maskmill[detr]'")
 def test_rtdetr_prefills(images: Path, tmp_path: Path) -> None:
-    """Two steps find nothing; that its boxes come through all stages is what is tested."""
+    """Two steps find nothing; that its boxes come through all stages is tested. Bad weights: before any work."""
+    wrong = {"kind": "rtdetr", "rtdetr": {**TINY, "checkpoint": str(tmp_path / "none")}}
+    with pytest.raises(UserError, match=r"rtdetr\.checkpoint"):
+        run(config(images, wrong, assisted=1), tmp_path / "run")
     record = run(config(images, {"kind": "rtdetr", "rtdetr": TINY, "box_score": 0}, assisted=1), tmp_path / "run")
     assert record["detector"]["kind"] == "rtdetr" and record["detector"]["rounds"] == ["assisted-1"]
     assert 0 < record["detector"]["boxes_per_image"] <= TINY["queries"]

@@ -93,6 +93,17 @@ def test_masks_are_coloured_by_who_made_them(runs: tuple[Path, Path]) -> None:
         assert np.abs(image[round((y + 0.5) * scale), round((x + 0.5) * scale)] - wanted).max() < 20
 
 
+def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
+    """No round is over: the page and the table say so."""
+    run = make_run(tmp_path / "run", rounds=0)
+    assert not (run / "rounds").exists()
+    assert report(run).exit_code == 0
+    page = (run / "report.html").read_text()
+    assert "is not finished: 0 of 5 rounds are over" in page and "<svg" not in page
+    result = CliRunner().invoke(main, ["engine", "status", str(run)])
+    assert result.exit_code == 0 and "0 of 5 rounds are done" in result.output
+
+
 def test_what_is_no_run(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["engine", "report", str(tmp_path)])
     assert result.exit_code == 2 and "is no run of the data engine" in result.output

@@ -69,7 +69,8 @@ def annotated(*squares: tuple[int, int, int]) -> Annotated:
         mask = np.zeros((200, 200), bool)
         mask[y : y + side, x : x + side] = True
         masks.append(encode(mask))
-    return Annotated("a", np.zeros((200, 200, 3), np.uint8), tuple(range(len(masks))), tuple(masks))
+    image, nothing = np.zeros((200, 200, 3), np.uint8), (None,) * len(masks)
+    return Annotated("a", image, tuple(range(len(masks))), tuple(masks), nothing)
 
 
 def test_scores_of_known_boxes() -> None:

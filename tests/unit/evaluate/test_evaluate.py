@@ -10,10 +10,11 @@ from torch import Tensor
 from maskmill.errors import UserError
 from maskmill.evaluate.audit import audit
 from maskmill.evaluate.bootstrap import estimate, ratio
+from maskmill.evaluate.cases import pick
 from maskmill.evaluate.config import EvaluateConfig
-from maskmill.evaluate.prompts import Prompter, clicks_needed, score_image
+from maskmill.evaluate.prompts import Prompter, PromptScores, clicks_needed, score_image
 from maskmill.evaluate.proposals import Proposals
-from maskmill.evaluate.run import evaluate
+from maskmill.evaluate.run import Evaluation, evaluate
 from maskmill.masks.rle import encode
 from maskmill.sam.build import load_model
 from maskmill.sam.predictor import Predictor
@@ -183,3 +184,14 @@ def test_an_audit_of_strangers_is_refused(tmp_path: Path) -> None:
     one, two = write_set(tmp_path / "a", 1), write_set(tmp_path / "b", 2)
     with pytest.raises(UserError, match="not among the automatic ones"):
         audit(open_annotated(str(one)), open_annotated(str(two)))
+
+
+def test_cases_are_of_many_images_and_of_the_right_half() -> None:
+    """Six masks, two images; the second has the best mask only after four of the first."""
+    found = Evaluation(EvaluateConfig(clicks=(1,), noc=()), image=[0, 0, 0, 0, 1, 1])
+    ious = np.array([0.9, 0.8, 0.7, 0.6, 0.1, 0.2])
+    found.scores = [PromptScores(ious[:, None], *(ious,) * 4, 0.0, 0.0)]
+    assert pick(found, 2) == ([4, 3], [0, 1])  # the second image has nothing in the better half
+    assert pick(found, 9) == ([4, 5, 3], [0, 1, 2])
+    found.image = [0, 0, 1, 1, 1, 1]
+    assert pick(found, 2) == ([4, 5], [0, 2])  # one of each image before two of one

@@ -63,3 +63,10 @@ def test_numbers_never_lie_on_each_other_or_on_dots() -> None:
     assert labels
     for label in labels:
         assert sum(abs(label - other) < NEAR - 0.2 for other in ends) == 1, "only itself"
+
+
+def test_a_single_round_stands_in_the_middle_and_zero_on_the_axis() -> None:
+    root = parse(curves(["semi-1"], [Curve("small", "c0", [0.0]), Curve("all", "c1", [0.0])], AXES))
+    assert [x for x, _ in circles(root, "dot")] == pytest.approx([charts.LEFT + charts.PLOT_W / 2] * 2)
+    (value,) = [t for t in root.iter("text") if "value" in t.attrib["class"]]
+    assert float(value.attrib["y"]) < charts.TOP + charts.PLOT_H, "not among the names of rounds"

@@ -121,7 +121,7 @@ def test_training_resumes_and_exports_official_names(tmp_path: Path) -> None:
         crowd_chunks=1,
         scene_size=64,
         warmup=2,
-        second=1.0,
+        more=1.0,
     )
     train_apart(cfg, tmp_path)
     first = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
@@ -156,12 +156,12 @@ def test_a_log_line_is_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         tmp_path,
         trainer,
         Phase(1.0, 256, 8),
-        [{"best": 0.5, "chosen": 0.4}, {"best": 0.7, "chosen": 0.4, "second": 0.2}],
+        [{"best": 0.5, "chosen": 0.4}, {"best": 0.7, "chosen": 0.4, "last": 0.2}],
         False,
     )
     assert capsys.readouterr().out == "step 0  IoU 0.600 best, 0.400 chosen  90 min left\n"
     line = json.loads((tmp_path / "metrics.jsonl").read_text())
-    assert line["best"] == 0.6 and line["second"] == 0.2 and line["size"] == 256
+    assert line["best"] == 0.6 and line["last"] == 0.2 and line["size"] == 256
 
 
 def test_a_file_that_is_no_tar_is_named(tmp_path: Path) -> None:
