@@ -45,7 +45,9 @@ def config_of(path: Path, data: Path, *assignments: str) -> TrainConfig:
 
 def train(*words: str | Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "maskmill.pipeline.cli", "train", *map(str, words)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True
+    )
 
 
 def lines(out: Path) -> list[str]:
@@ -80,12 +82,13 @@ def test_killed_at_random_steps_it_ends_bit_by_bit_the_same(tmp_path: Path) -> N
     assert not [p.name for p in out.iterdir() if p.name.endswith(".pt") and p.name != "checkpoint.pt"]
 
 
-def test_a_signal_stops_it_between_steps_with_75(tmp_path: Path) -> None:
+def test_a_signal_to_all_its_processes_stops_it_between_steps_with_75(tmp_path: Path) -> None:
     data, cfg = write_set(tmp_path / "set", 3), recipe(tmp_path)
     out = tmp_path / "out"
-    process = train(cfg, "--data", data, "--out", out, "--set", "optim.steps=100000", "--set", "run.save_every=100000")
+    process = train(cfg, "--data", data, "--out", out, "--set", "optim.steps=100000", "--set", "run.save_every=100000",
+                    "--set", "run.workers=1")  # fmt: skip
     wait_for(process, out, 2)
-    process.terminate()
+    os.killpg(process.pid, signal.SIGTERM)
     _, said = process.communicate()
     assert process.returncode == 75 and b"continues" in said, said
     assert (out / "checkpoint.pt").exists() and (out / "model.safetensors").exists()

@@ -1,6 +1,7 @@
 """Training samples by number. Sample n is the same whoever makes it and whenever: a run resumes by counting on."""
 
 import hashlib
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -119,6 +120,12 @@ class Samples(Dataset[Example | Broken]):
         """Which of N x h x w masks have a cell of the loss's grid, so that there is something to learn."""
         grid = target_grid(torch.from_numpy(np.ascontiguousarray(masks)), self.cfg.loss.stride)
         return np.asarray((grid > 0.5).flatten(1).any(1))
+
+
+def deaf(worker: int) -> None:
+    """A process that reads samples: a signal sent to the whole group is for the trainer, which ends its workers."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def usable(found: Annotated, data: DataConfig) -> list[str]:

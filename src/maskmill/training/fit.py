@@ -25,7 +25,7 @@ from maskmill.config import plain, to_tree
 from maskmill.errors import UserError
 from maskmill.storage.files import at, exists, is_local, read_bytes, write_bytes
 from maskmill.training.config import TrainConfig
-from maskmill.training.data import Broken, Example, Samples
+from maskmill.training.data import Broken, Example, Samples, deaf
 from maskmill.training.embeddings import EmbeddingCache
 from maskmill.training.trainer import ALONE, Place, Trainer
 
@@ -117,7 +117,9 @@ class Run:
         first = self.place.rank * mine
         steps = range(self.trainer.step, self.cfg.optim.steps)
         numbers = (list(range(s * images + first, s * images + first + mine)) for s in steps)
-        loader = DataLoader(self.samples, batch_sampler=numbers, collate_fn=list, num_workers=self.cfg.run.workers)
+        loader = DataLoader(
+            self.samples, batch_sampler=numbers, collate_fn=list, num_workers=self.cfg.run.workers, worker_init_fn=deaf
+        )
         for batch in loader:
             for found in batch:
                 if isinstance(found, Broken):

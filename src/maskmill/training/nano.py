@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from maskmill.errors import UserError
+from maskmill.training.data import deaf
 from maskmill.training.nano_trainer import NanoConfig, Phase, Trainer
 from maskmill.training.photos import Photo, read_tar, resized
 from maskmill.training.pool import CROWDS, Packed, View, fill_pool, pack_photos, read_pool, view_stream
@@ -86,7 +87,10 @@ def train(
     def batches(phase: Phase) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         seed = cfg.seed + 1 + int(time.time())  # a resumed run must not see the same views again
         views = Views(sources, phase.size, cfg.prompts, seed)
-        return iter(DataLoader(views, batch_size=phase.images, collate_fn=collate, num_workers=1, prefetch_factor=4))
+        loader = DataLoader(
+            views, batch_size=phase.images, collate_fn=collate, num_workers=1, prefetch_factor=4, worker_init_fn=deaf
+        )
+        return iter(loader)
 
     first = None
     if not resumed:
