@@ -68,13 +68,14 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class QueueConfig:
-    """Annotators at work at the same time, and how long a claimed task is theirs."""
+    """Annotators at work at the same time, and how long a claimed task is theirs. processes: 0 leaves the work to
+    others (docs/engine.md, Another annotation tool)."""
 
     processes: int = 2
     lease_s: float = 300.0
 
     def __post_init__(self) -> None:
-        at_least("queue", self, {"processes": 1, "lease_s": 1})
+        at_least("queue", self, {"processes": 0, "lease_s": 1})
 
 
 @dataclass(frozen=True)

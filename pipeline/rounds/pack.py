@@ -2,7 +2,7 @@
 
 import io
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +39,12 @@ def pack_images(images: AnnotatedSet, chosen: Iterable[int], path: Path) -> None
             tar.add(f"{stem(found.name)}.png", png(found.image))
 
 
-def pack_answers(images: Path, answers: Path, path: Path) -> None:
-    """The tar of the images with each one's JSON beside it."""
+def pack_answers(images: Path, answers: Path, done: Collection[str], path: Path) -> None:
+    """The tar of the images that were done, with each one's JSON beside it."""
     with tarfile.open(images) as source, Tar(path) as tar:
         for member in source:
+            if member.name.removesuffix(".png") not in done:
+                continue
             file = source.extractfile(member)
             assert file is not None, f"{images} was written by pack_images"
             name = member.name.replace(".png", ".json")

@@ -64,6 +64,8 @@ def ratio(some: float, of: float) -> float | None:
 
 def about_annotators(cfg: EngineConfig) -> Record:
     """Who works, and how."""
+    if not cfg.queue.processes:
+        return {"kind": "others"}
     return {"kind": "simulated", "count": cfg.queue.processes, **to_tree(cfg.annotators)}
 
 

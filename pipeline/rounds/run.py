@@ -160,16 +160,18 @@ class DataEngine:
         assignment = Assignment(
             round=r.name, model=model, model_id=model_id, source=self.images.source, images=self.images.images,
             embeddings=str(self.embeddings), session=cfg.annotators, lease_s=cfg.queue.lease_s,
-            annotators=cfg.queue.processes, prepared=str(folder / "prepared"),
+            annotators=max(1, cfg.queue.processes), prepared=str(folder / "prepared"),
         )  # fmt: skip
         tasks = [(stem(self.images.whole.names[i]), str(i)) for i in chosen]
         with self.watch.step(r.name, "annotate") as say:
-            annotate(folder, assignment, tasks, cfg.queue.processes, say)
+            if not cfg.queue.processes:
+                self.watch.tell(f"waiting for others to work on {folder / 'queue.sqlite'}")
+            done = annotate(folder, assignment, tasks, cfg.queue.processes, say)
         with self.watch.step(r.name, "import"):
             if not exists(at(folder / "masks.tar")):
-                pack_answers(folder / "images.tar", folder / "answers", folder / "masks.tar")
-            import_masks(folder, r.stage, model_id, cfg.run, self.engine, self.watch, r.images)
-        return summary(read_answers(folder, [name for name, _ in tasks]))
+                pack_answers(folder / "images.tar", folder / "answers", done, folder / "masks.tar")
+            import_masks(folder, r.stage, model_id, cfg.run, self.engine, self.watch, len(done))
+        return {"images": len(done), "not_done": len(tasks) - len(done)} | summary(read_answers(folder, done))
 
     def about_data(self, r: Round) -> Record:
         """Which images, and the bytes that came of them."""

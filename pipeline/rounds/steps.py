@@ -72,8 +72,11 @@ def prepare(
     return run_build(opened, job, engine, watch, images)
 
 
-def annotate(folder: Path, assignment: Assignment, tasks: Sequence[tuple[str, str]], processes: int, say: At) -> None:
-    """Every task handed in by simulated annotators, each a process; one that dies is replaced. Stopped, Failed."""
+def annotate(
+    folder: Path, assignment: Assignment, tasks: Sequence[tuple[str, str]], processes: int, say: At
+) -> list[str]:
+    """Every task handed in by simulated annotators, each a process; one that dies is replaced. Without any, others work
+    on the queue. Returns the tasks that could be done. Stopped, Failed."""
     write_assignment(folder, assignment)
     queue = queue_of(folder, assignment)
     queue.add(tasks)
@@ -102,6 +105,10 @@ def annotate(folder: Path, assignment: Assignment, tasks: Sequence[tuple[str, st
         raise
     finally:
         dismiss(list(at_work.values()), patience)
+    done = list(queue.answers())
+    if not done:
+        raise Failed(f"not one task of {folder} could be done: {'; '.join(set(queue.answers('rejected').values()))}")
+    return done
 
 
 def to_do(queue: TaskQueue) -> int:

@@ -14,9 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from maskmill.pipeline.rounds.annotate import Desk
 from maskmill.pipeline.rounds.queue import TaskQueue
+from maskmill.storage.build import Build
+from maskmill.storage.files import at, write_bytes
 from tests.pipeline.rounds.conftest import Made
-from tests.pipeline.rounds.engine import ends, kill, record_bytes, records, start
+from tests.pipeline.rounds.engine import ends, kill, record_bytes, records, start, write_config
 
 SLOW = 600  # seconds: another number than a real one would make a busy machine fail
 LEASE_S = 15.0  # one that a living annotator keeps on a busy machine
@@ -166,3 +169,28 @@ def test_an_annotator_ends_with_its_engine(made: Made, tmp_path: Path) -> None:
     finally:
         engine.kill()
         engine.wait()
+
+
+def test_others_work_on_the_queue_and_reject_what_cannot_be_done(tmp_path: Path) -> None:
+    """No simulated annotators: this test claims, works and hands in, as another tool would."""
+    config, out = write_config(tmp_path), tmp_path / "run"
+    words = ("queue.processes=0", "semi.rounds=0", "automatic.enabled=false", "retrain=false", "queue.lease_s=600")
+    process = start(config, out, *(word for text in words for word in ("--set", text)))
+    folder = out / "rounds/assisted-1"
+    until = time.monotonic() + SLOW
+    while not (folder / "queue.sqlite").exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    queue = TaskQueue(folder / "queue.sqlite", lease_s=600)
+    while queue.counts()["open"] < 2 and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    first = queue.claim("a person")
+    assert first is not None and queue.reject(first, "blurred")
+    second = queue.claim("a person")
+    assert second is not None
+    write_bytes(at(folder / f"answers/{second.name}.json"), Desk(folder).do(second))
+    assert queue.finish(second, "a person")
+    ends(process)
+    record = records(out)["assisted-1"]
+    assert record["annotators"] == {"kind": "others"}
+    assert record["annotation"]["images"] == record["annotation"]["not_done"] == 1
+    assert [row["key"] for row in Build(str(folder / "masks")).images().to_pylist()] == [second.name]
