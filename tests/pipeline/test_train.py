@@ -94,6 +94,18 @@ def test_a_signal_to_all_its_processes_stops_it_between_steps_with_75(tmp_path: 
     assert (out / "checkpoint.pt").exists() and (out / "model.safetensors").exists()
 
 
+def test_nano_can_be_stopped_while_scenes_are_drawn(tmp_path: Path) -> None:
+    pool = tmp_path / "out/pool"
+    process = train("nano", "--out", tmp_path / "out", "--set", "scene_size=48", "--set", "chunks=5000")
+    while process.poll() is None and not list(pool.glob("*.npz")):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 75 and not list(pool.glob("*.partial"))
+    with pytest.raises(ProcessLookupError):  # no worker lives on
+        os.killpg(process.pid, 0)
+
+
 def test_a_disk_that_is_full_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     """A limit on the size of a file stands for it: the weights fit, the checkpoint does not."""
     data, cfg, out = write_set(tmp_path / "set", 3), recipe(tmp_path), tmp_path / "out"

@@ -29,7 +29,7 @@ from maskmill.errors import UserError
 from maskmill.training.data import deaf
 from maskmill.training.nano_trainer import NanoConfig, Phase, Trainer
 from maskmill.training.photos import Photo, read_tar, resized
-from maskmill.training.pool import CROWDS, Packed, View, fill_pool, pack_photos, read_pool, view_stream
+from maskmill.training.pool import CHUNK, CROWDS, Packed, View, fill_pool, pack_photos, read_pool, view_stream
 from maskmill.training.scenes import SceneConfig
 
 
@@ -71,8 +71,12 @@ def train(
     says so between two steps (False)."""
     torch.set_num_threads(cfg.threads)
     out.mkdir(parents=True, exist_ok=True)
-    fill_pool(out / "pool", cfg.chunks, cfg.scene_size, photos, os.cpu_count() or 1, SceneConfig())
-    fill_pool(out / "crowds", cfg.crowd_chunks, cfg.scene_size, [], os.cpu_count() or 1, CROWDS)
+    if not quiet:
+        print(f"drawing {CHUNK * (cfg.chunks + cfg.crowd_chunks)} scenes into {out}, those that are not there yet")
+    fill_pool(out / "pool", cfg.chunks, cfg.scene_size, photos, os.cpu_count() or 1, SceneConfig(), stopped)
+    fill_pool(out / "crowds", cfg.crowd_chunks, cfg.scene_size, [], os.cpu_count() or 1, CROWDS, stopped)
+    if stopped():
+        return False
     human, regions = pack_photos(photos, out / "regions")
     rest = 1 - cfg.photo_share - cfg.region_share - cfg.crowd_share
     sources = [

@@ -6,6 +6,7 @@ seen through random crops, flips and colours. Photographs are seen the same way.
 
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from maskmill.training.data import deaf
 from maskmill.training.photos import Photo, free_pictures, paste_scene, superpixels
 from maskmill.training.scenes import Rng, Sample, SceneConfig, Textures, draw_scene
 
@@ -56,8 +58,16 @@ def draw_chunk(
     partial.replace(path)
 
 
-def fill_pool(folder: Path, chunks: int, size: int, photos: Sequence[Photo], workers: int, scenes: SceneConfig) -> None:
-    """Draw what is missing of `chunks` files in `folder`; may be stopped and started again."""
+def fill_pool(
+    folder: Path,
+    chunks: int,
+    size: int,
+    photos: Sequence[Photo],
+    workers: int,
+    scenes: SceneConfig,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """Draw what is missing of `chunks` files in `folder`, until `stopped` says so; the next call goes on."""
     folder.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(1)
     missing = [i for i in range(chunks) if not (folder / f"{i:04d}.npz").exists()]
@@ -67,14 +77,17 @@ def fill_pool(folder: Path, chunks: int, size: int, photos: Sequence[Photo], wor
     jobs = [(i, size, photos, textures, folder / f"{i:04d}.npz", scenes) for i in missing]
     if workers <= 1:
         for job in jobs:
-            draw_chunk(*job)
+            if not stopped():
+                draw_chunk(*job)
         return
-    context = get_context("fork")
     global _JOBS
     _JOBS = jobs  # inherited by the forked workers: photographs are not pickled
-    with context.Pool(workers) as pool:
-        for _ in pool.imap_unordered(_run_job, range(len(jobs))):
-            pass
+    with ProcessPoolExecutor(workers, get_context("fork"), deaf, (0,)) as pool:
+        for drawn in as_completed([pool.submit(_run_job, n) for n in range(len(jobs))]):
+            drawn.result()
+            if stopped():
+                pool.shutdown(cancel_futures=True)
+                return
 
 
 _JOBS: list[tuple[int, int, Sequence[Photo], Textures, Path, SceneConfig]] = []
