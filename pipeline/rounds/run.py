@@ -231,7 +231,8 @@ def plan_lines(cfg: EngineConfig) -> Iterator[str]:
         after = f"train {cfg.train.optim.steps} steps" if cfg.retrain else "no retraining"
         first = "" if r.stage == "assisted" else f"{cfg.prefill.whose}, prefill, "
         gate = "" if not cfg.retrain else ", measure, gate" if cfg.gate.enabled else ", measure, no gate"
-        yield f"{r.name:<11} {r.images} tasks for {cfg.queue.processes} annotators: {first}annotate, {after}{gate}"
+        whom = f"{cfg.queue.processes} annotators" if cfg.queue.processes else "others"
+        yield f"{r.name:<11} {r.images} tasks for {whom}: {first}annotate, {after}{gate}"
     if cfg.automatic.enabled:
         yield f"automatic-1 {count} images: maskmill generate by the last model, quality on the {held} held out"
     check_enough(wanted, count - held, held)

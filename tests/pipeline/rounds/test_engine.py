@@ -94,7 +94,7 @@ def test_another_config_is_refused(made: Made) -> None:
         ("assisted.images=20", "fewer images in each"),
         ("annotators.patience_s=1", "too short for a single click"),
         ("queue.leases=5", "did you mean"),
-        ("queue.processes=0", "at least 1"),
+        ("queue.processes=-1", "at least 0"),
         ("data.kinds=[cats]", "'cats' is no kind of scene"),
         ("data.source=/nowhere", "exactly one of source"),
         ("train=finetun", "did you mean 'finetune'"),
