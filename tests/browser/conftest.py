@@ -110,3 +110,15 @@ def alpha(page: Any) -> np.ndarray:
 def picture_folder(made: Build) -> Path:
     """Where a build's images lie."""
     return Path(made.info["inputs"]["url"])
+
+
+def fits(chromium: Any, page: Path, width: int) -> None:
+    """Nothing overflows at this width, and the charts' letters can be read."""
+    with tab(chromium, width) as opened:
+        opened.page.goto(page.as_uri())
+        assert opened.page.evaluate("document.documentElement.scrollWidth") == width
+        sizes = opened.page.evaluate(
+            "[...document.querySelectorAll('svg.chart text')].map(t => t.getBoundingClientRect().height)"
+        )
+        assert len(sizes) > 50 and min(sizes) > 8
+        assert opened.complaints == []

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from maskmill.pipeline.cli import main
-from tests.browser.conftest import need_chromium, tab
+from tests.browser.conftest import fits, need_chromium, tab
 from tests.pipeline.rounds.runs import make_run
 
 need_chromium()
@@ -27,14 +27,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.mark.parametrize("width", [320, 390, 1280])
 def test_it_fits_every_screen(pages: tuple[Path, Path], chromium: Any, width: int) -> None:
     for page in pages:
-        with tab(chromium, width) as opened:
-            opened.page.goto(page.as_uri())
-            assert opened.page.evaluate("document.documentElement.scrollWidth") == width
-            sizes = opened.page.evaluate(
-                "[...document.querySelectorAll('svg.chart text')].map(t => t.getBoundingClientRect().height)"
-            )
-            assert len(sizes) > 50 and min(sizes) > 8  # letters that can be read
-            assert opened.complaints == []
+        fits(chromium, page, width)
 
 
 def test_the_table_needs_no_scrolling_on_a_laptop(pages: tuple[Path, Path], chromium: Any) -> None:

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from maskmill.pipeline.cli import main
 from maskmill.storage.build import Build
-from tests.browser.conftest import need_chromium, tab
+from tests.browser.conftest import fits, need_chromium, tab
 
 need_chromium()
 
@@ -23,14 +23,7 @@ def page(small: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("width", [320, 390, 900, 1440])
 def test_it_fits_every_screen(page: Path, chromium: Any, width: int) -> None:
-    with tab(chromium, width) as opened:
-        opened.page.goto(page.as_uri())
-        assert opened.page.evaluate("document.documentElement.scrollWidth") == width
-        sizes = opened.page.evaluate(
-            "[...document.querySelectorAll('svg.chart text')].map(t => t.getBoundingClientRect().height)"
-        )
-        assert len(sizes) > 50 and min(sizes) > 8  # letters that can be read
-        assert opened.complaints == []
+    fits(chromium, page, width)
 
 
 def test_it_fetches_nothing_and_shows_all(page: Path, chromium: Any) -> None:

@@ -1,13 +1,10 @@
 """The page of a run of the data engine, or of several beside each other. It needs nothing beside itself."""
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
 from html import escape
-from string import Template
 
 import yaml
 
-from maskmill import __version__
 from maskmill.report.engine_figure import figure, share
 from maskmill.report.engine_pictures import EDITS, strip
 from maskmill.report.engine_run import Run
@@ -20,10 +17,9 @@ from maskmill.report.engine_tables import (
     runs_table,
     timing_table,
 )  # fmt: skip
-from maskmill.report.page import STATIC
+from maskmill.report.shell import Section, fill_page
 
 EACH, EACH_OF_MANY = 4, 2  # pictures of a round: of one run, of several
-STYLES = ("tokens.css", "report.css", "engine.css")
 
 
 def make_page(runs: Sequence[Run], say: Callable[[str], None]) -> str:
@@ -37,22 +33,15 @@ def make_page(runs: Sequence[Run], say: Callable[[str], None]) -> str:
         ("times", "Times", times_section),
         ("config", "Config", config_section),
     )
-    body, contents = [], []
-    for name, title, make in parts:
-        say(title.lower())
-        if content := "".join(make(runs)):
-            body.append(f'<section id="{name}"><h2>{title}</h2>{content}</section>')
-            contents.append(f'<li><a href="#{name}">{title}</a></li>')
-    now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    return Template((STATIC / "report.html").read_text(encoding="utf-8")).substitute(
-        title=escape("Data engine: " + ", ".join(run.name for run in runs)),
-        style="".join((STATIC / name).read_text(encoding="utf-8") for name in STYLES),
-        head="".join(head(runs)),
-        contents="".join(contents),
-        body="\n".join(body),
-        foot=f"Made by maskmill {__version__} on {escape(now)}. Stages and figures are those of Segment Anything "
-        f"(arXiv 2304.02643), sections 4 and 5.",
-    )
+
+    def sections() -> Iterator[Section]:
+        for name, title, make in parts:
+            say(title.lower())
+            yield name, title, "".join(make(runs))
+
+    credit = "Stages and figures are those of Segment Anything (arXiv 2304.02643), sections 4 and 5."
+    names = ", ".join(run.name for run in runs)
+    return fill_page(f"Data engine: {names}", head(runs), sections(), credit, ("engine.css",))
 
 
 def head(runs: Sequence[Run]) -> Iterator[str]:

@@ -3,23 +3,20 @@
 import base64
 import io
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 from html import escape
-from string import Template
 from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from maskmill import __version__
 from maskmill.evaluate.baselines import best_guesses
 from maskmill.evaluate.cases import Case
 from maskmill.evaluate.config import EvaluateConfig
 from maskmill.evaluate.run import Evaluation
 from maskmill.report.charts import Axes, Series, lines
 from maskmill.report.gallery import interval
-from maskmill.report.page import STATIC
+from maskmill.report.shell import fill_page
 
 SIDE = 360  # pixels of a case's picture
 CLICKED = "After each click, over all masks."
@@ -40,18 +37,8 @@ def make_page(
     by_category = tree.get("boxes", {}).get("by_category", {})
     if len(by_category) > 1:
         parts.insert(2, ("categories", "Mask AP from boxes, by category", "".join(category_rows(by_category))))
-    now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    body = "\n".join(f'<section id="{i}"><h2>{name}</h2>{content}</section>' for i, name, content in parts)
-    style = (STATIC / "tokens.css").read_text(encoding="utf-8") + (STATIC / "report.css").read_text(encoding="utf-8")
-    return Template((STATIC / "report.html").read_text(encoding="utf-8")).substitute(
-        title=escape(title),
-        style=style,
-        head="".join(head(title, tree)),
-        contents="".join(f'<li><a href="#{i}">{name}</a></li>' for i, name, _ in parts),
-        body=body,
-        foot=f"Made by maskmill {__version__} on {escape(now)}. The protocol is that of Segment Anything "
-        f"(arXiv 2304.02643), section 7 and appendix D.",
-    )
+    credit = "The protocol is that of Segment Anything (arXiv 2304.02643), section 7 and appendix D."
+    return fill_page(title, head(title, tree), parts, credit)
 
 
 def head(title: str, tree: dict[str, Any]) -> Iterator[str]:

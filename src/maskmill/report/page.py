@@ -1,16 +1,11 @@
 """`report.html`: one page on a build that needs nothing beside itself."""
 
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from html import escape
-from importlib.resources import files
-from string import Template
 
-from maskmill import __version__
 from maskmill.report import chapters
 from maskmill.report.facts import Facts
-
-STATIC = files("maskmill") / "report" / "static"
+from maskmill.report.shell import Section, fill_page
 
 
 def make_page(facts: Facts, say: Callable[[str], None]) -> str:
@@ -24,22 +19,14 @@ def make_page(facts: Facts, say: Callable[[str], None]) -> str:
         ("throughput", "Throughput", chapters.throughput_section),
         ("provenance", "Provenance", chapters.provenance_section),
     )
-    body, contents = [], []
-    for name, title, make in parts:
-        say(title.lower())
-        if content := "".join(make(facts)):
-            body.append(f'<section id="{name}"><h2>{title}</h2>{content}</section>')
-            contents.append(f'<li><a href="#{name}">{title}</a></li>')
-    now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    return Template((STATIC / "report.html").read_text(encoding="utf-8")).substitute(
-        title=escape(f"{facts.build.path.name}: {facts.filter}"),
-        style=(STATIC / "tokens.css").read_text(encoding="utf-8") + (STATIC / "report.css").read_text(encoding="utf-8"),
-        head="".join(head(facts)),
-        contents="".join(contents),
-        body="\n".join(body),
-        foot=f"Made by maskmill {__version__} on {escape(now)}. "
-        f"The figures are those of Segment Anything (arXiv 2304.02643), section 5.",
-    )
+
+    def sections() -> Iterator[Section]:
+        for name, title, make in parts:
+            say(title.lower())
+            yield name, title, "".join(make(facts))
+
+    credit = "The figures are those of Segment Anything (arXiv 2304.02643), section 5."
+    return fill_page(f"{facts.build.path.name}: {facts.filter}", head(facts), sections(), credit)
 
 
 def head(facts: Facts) -> Iterator[str]:

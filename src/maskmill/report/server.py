@@ -4,15 +4,14 @@ import json
 import sys
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from maskmill.errors import UserError
+from maskmill.report.shell import STATIC
 from maskmill.report.viewer import Viewer
 from maskmill.storage.originals import MissingOriginal
 
-STATIC = files("maskmill") / "report" / "static"
 HOST = "127.0.0.1"
 SCRIPTS = ("viewer", "stage", "draw", "rle", "list", "panel")
 PAGES = {
