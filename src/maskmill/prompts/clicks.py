@@ -31,8 +31,11 @@ def deepest(mask: Mask) -> tuple[Point, float]:
     x0, y0, x1, y1 = extent(mask)
     inside = np.pad(mask[y0 : y1 + 1, x0 : x1 + 1].view(np.uint8), 1)  # what lies farther out is never nearest
     depth = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    return (int(x) + x0, int(y) + y0), float(depth[y, x])
+    # Its last bit depends on where the array lies in memory, so that equals would change places from run to run. The
+    # squares of distances between pixels are whole numbers: rounded to them, equals are equal (below 1,000 pixels).
+    squared = np.rint(np.square(depth, dtype=np.float64))
+    y, x = np.unravel_index(int(squared.argmax()), squared.shape)
+    return (int(x) + x0, int(y) + y0), float(np.sqrt(squared[y, x]))
 
 
 def random_point(mask: Mask, rng: np.random.Generator) -> Point:

@@ -38,6 +38,20 @@ def test_the_deepest_point_is_the_brute_force_one() -> None:
         assert depth == pytest.approx(want, abs=1e-4) and point == want_point
 
 
+def test_of_points_equally_deep_it_is_always_the_first() -> None:
+    rng = RNG(1)
+    y, x = np.mgrid[:40, :40]
+    for _ in range(60):  # mirrored at the diagonal: what is deepest has a twin, whose float distance may differ
+        a, b, r, s = rng.integers(8, 32, 4)
+        half = np.hypot(x - a, y - b) < 4 + r % 7
+        mask = half | half.T | (np.hypot(x - s, y - s) < 3)
+        outside = np.argwhere(~np.pad(mask, 1)) - 1
+        inside = np.argwhere(mask)
+        squares = np.square(inside[:, None] - outside[None]).sum(2).min(1)  # whole numbers, in reading order
+        want = inside[int(squares.argmax())]
+        assert deepest(mask)[0] == (int(want[1]), int(want[0]))
+
+
 def test_an_empty_mask_has_no_point() -> None:
     for give in (lambda m: deepest(m), lambda m: random_point(m, RNG(0)), extent):
         with pytest.raises(ValueError, match="empty"):
