@@ -95,7 +95,9 @@ class PromptsConfig:
 @dataclass(frozen=True)
 class LossConfig:
     """Weights of the losses; alpha and gamma of focal loss (Lin et al.). stride: on which grid masks are compared, in
-    pixels of the input: 4 is the decoder's own, 1 and 2 enlarge its logits and see smaller things, at a price."""
+    pixels of the input: 4 is the decoder's own, 1 and 2 enlarge its logits and see smaller things, at a price.
+    logit_scale: what logits are multiplied by before they are compared; 0.25 for nano, whose logits were multiplied by
+    4 after its own training (`scale_logits`): else the first thing that more training does is to shrink them again."""
 
     focal: float = 20.0
     dice: float = 1.0
@@ -103,9 +105,12 @@ class LossConfig:
     alpha: float = 0.25
     gamma: float = 2.0
     stride: int = 4
+    logit_scale: float = 1.0
 
     def __post_init__(self) -> None:
         at_least("loss", self, {"focal": 0, "dice": 0, "iou": 0, "gamma": 0})
+        if self.logit_scale <= 0:
+            raise UserError(f"loss.logit_scale is {self.logit_scale:g}: it must lie above 0")
         if self.stride not in (1, 2, 4):
             raise UserError(f"loss.stride is {self.stride}: expected 1, 2 or 4 pixels")
 

@@ -52,7 +52,7 @@ def prompt_losses(logits: Tensor, scores: Tensor, target: Tensor, cfg: LossConfi
     Each prompt's mask loss is the smallest of its M masks, so only that mask learns (section 3, Resolving ambiguity).
     The scores of all M learn: they have to rank good masks above bad ones.
     """
-    logits, scores = logits.float(), scores.float()
+    logits, scores = cfg.logit_scale * logits.float(), scores.float()
     y = target[:, None].expand_as(logits)
     focal, dice = focal_loss(logits, y, cfg.alpha, cfg.gamma), dice_loss(logits, y)
     best, which = (cfg.focal * focal + cfg.dice * dice).min(1)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -57,6 +59,15 @@ def test_only_the_best_of_three_masks_learns_but_every_score_does() -> None:
     learns = logits.grad.flatten(2).abs().sum(-1) > 0
     assert learns.sum(1).tolist() == [1] * 5 and learns.int().argmax(1).tolist() == np.argmin(each, 1).tolist()
     assert (scores.grad != 0).all()
+
+
+def test_logits_that_were_enlarged_after_training_are_compared_as_they_were() -> None:
+    torch.manual_seed(0)
+    target, logits, scores = (torch.rand(5, 8, 8) > 0.5).float(), torch.randn(5, 3, 8, 8), torch.rand(5, 3)
+    plain = prompt_losses(logits, scores, target, CFG)
+    enlarged = prompt_losses(4 * logits, scores, target, replace(CFG, logit_scale=0.25))
+    assert plain.total == enlarged.total and torch.equal(plain.iou, enlarged.iou)
+    assert plain.total != prompt_losses(4 * logits, scores, target, CFG).total
 
 
 def test_grids_leave_out_the_padding() -> None:
