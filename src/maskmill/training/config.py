@@ -15,6 +15,8 @@ class TrainModel:
 
     fresh: random weights in place of a checkpoint. train: `all`, or `decoder` for the prompt encoder and the mask
     decoder alone. drop_path: probability of the encoder's last block to be skipped, falling to 0 at the first one.
+    keep: share of the first weights in those that are written; the rest is what training ended with. Some of the new is
+    lost, and less of the old (WiSE-FT: Wortsman et al., Robust fine-tuning of zero-shot models, 2022).
     """
 
     name: str = "nano"
@@ -23,14 +25,17 @@ class TrainModel:
     train: str = "all"
     drop_path: float = 0.4
     decoder_dropout: float = 0.1
+    keep: float = 0.0
 
     def __post_init__(self) -> None:
         one_of("model", self, {"train": ("all", "decoder")})
-        for name in ("drop_path", "decoder_dropout"):
+        for name in ("drop_path", "decoder_dropout", "keep"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name):g}: it must lie in [0, 1)")
         if self.fresh and (self.checkpoint is not None or self.train != "all"):
             raise UserError("model.fresh starts from random weights: leave out model.checkpoint, and train all of them")
+        if self.fresh and self.keep:
+            raise UserError(f"model.keep is {self.keep:g}: random weights (model.fresh) are not worth keeping")
 
 
 @dataclass(frozen=True)

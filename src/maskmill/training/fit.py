@@ -2,7 +2,8 @@
 
 OUT/config.yaml        the recipe; a continuation under another one is refused
 OUT/checkpoint.pt      weights, optimiser, step: replaced as a whole every `run.save_every` steps and at the end
-OUT/model.safetensors  the weights alone, official names: what `load_model` and `maskmill evaluate` take
+OUT/model.safetensors  the weights alone, official names: what `load_model` and `maskmill evaluate` take,
+                       averaged with the first ones if `model.keep` says so
 OUT/metrics.jsonl      one line every `run.log_every` steps, means over them
 OUT/tensorboard/       the same figures as events, with `run.tensorboard`
 OUT/embeddings/        of a frozen encoder, with `cache`
@@ -18,11 +19,13 @@ from typing import Any
 import torch
 import yaml
 from safetensors.torch import save as save_safetensors
+from torch import Tensor
 from torch.utils.data import DataLoader
 from upath import UPath
 
 from maskmill.config import plain, to_tree
 from maskmill.errors import UserError
+from maskmill.sam.sam import Sam
 from maskmill.storage.files import at, exists, is_local, read_bytes, write_bytes
 from maskmill.training.config import TrainConfig
 from maskmill.training.data import Broken, Example, Samples, deaf
@@ -79,6 +82,7 @@ class Run:
     def __init__(self, cfg: TrainConfig, out: UPath, place: Place) -> None:
         self.cfg, self.out, self.place = cfg, out, place
         self.trainer = Trainer(cfg, place)
+        self.first = on_cpu(self.trainer.model) if cfg.model.keep else {}
         self.samples = Samples(cfg, self.trainer.model.input_size, self.trainer.model.img_size)
         if cfg.cache != "none":
             folder = at(cfg.run.embeddings) if cfg.run.embeddings else out / "embeddings"
@@ -166,7 +170,9 @@ class Run:
         """Weights first: a checkpoint never claims more than what is there."""
         if self.place.rank:
             return
-        state = {k: v.detach().cpu().contiguous() for k, v in self.trainer.model.state_dict().items()}
+        state = on_cpu(self.trainer.model)
+        if self.first:
+            state = {k: v.lerp(self.first[k], self.cfg.model.keep) for k, v in state.items()}
         write_bytes(self.out / "model.safetensors", save_safetensors(state))
         whole = io.BytesIO()
         torch.save({"about": self.about, **self.trainer.state()}, whole)
@@ -175,6 +181,11 @@ class Run:
     def close(self) -> None:
         if self.board is not None:
             self.board.close()
+
+
+def on_cpu(model: Sam) -> dict[str, Tensor]:
+    """A copy of the weights, by official names."""
+    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in model.state_dict().items()}
 
 
 def recipe(cfg: TrainConfig) -> dict[str, Any]:

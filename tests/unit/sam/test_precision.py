@@ -114,7 +114,7 @@ def test_masks_agree_with_float32(half: Sam, plain: Sam) -> None:
         image = render(seed, *size)
         before, after = (MaskGenerator(model, **args).generate(image) for model in (plain, half))
         total.add(agree(before, after, Thresholds(**nano_thresholds())))
-    assert min(total.first, total.second) >= 30 and total.share >= 0.9
+    assert min(total.first, total.second) >= 25 and total.share >= 0.9
     assert total.identical < total.matched  # else nothing was rounded
 
 

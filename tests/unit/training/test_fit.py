@@ -77,6 +77,20 @@ def test_a_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     assert len((tmp_path / "killed/metrics.jsonl").read_text().splitlines()) == 6
 
 
+def test_kept_weights_are_averaged_into_what_is_written_only(tmp_path: Path) -> None:
+    assert fit(config(tmp_path), str(tmp_path / "first"))
+    old = {"fresh": False, "checkpoint": str(tmp_path / "first/model.safetensors")}
+    assert fit(config(tmp_path, model=old), str(tmp_path / "new"))
+    kept = config(tmp_path, model={**old, "keep": 0.25})
+    assert not fit(kept, str(tmp_path / "kept"), stopped=lambda: True)
+    assert fit(kept, str(tmp_path / "kept"))  # also after a stop: training itself knows nothing of it
+    first, new, mixed = (weights(tmp_path / d) for d in ("first", "new", "kept"))
+    assert not same(first, new)
+    assert all(torch.allclose(mixed[k], 0.25 * first[k] + 0.75 * new[k], atol=1e-7) for k in first)
+    with pytest.raises(UserError, match=r"model.keep is 0.25: random weights"):
+        config(tmp_path, model={"keep": 0.25})
+
+
 def test_another_recipe_or_other_data_are_refused(tmp_path: Path) -> None:
     cfg = config(tmp_path, optim={"steps": 1})
     fit(cfg, str(tmp_path / "out"))
@@ -198,7 +212,7 @@ def test_one_image_is_learned_by_heart(tmp_path: Path) -> None:
         cache="float32",
         prompts={"clicks": 1, "empty": False},
         optim={"steps": 45, "warmup": 3, "milestones": [36], "images": 1, "clip": 1.0},
-        loss={"stride": 2},
+        loss={"stride": 2, "logit_scale": 0.25},
         run={"log_every": 9, "save_every": 1000},
     )
     fit(cfg, str(tmp_path / "out"))
