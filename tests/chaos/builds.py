@@ -91,7 +91,7 @@ def kill(process: "subprocess.Popen[str]") -> None:
     process.communicate()
 
 
-def wait_for(condition: "object", seconds: float = 60) -> None:
+def wait_for(condition: "object", seconds: float = 240) -> None:
     """Until condition() is true."""
     until = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
