@@ -34,13 +34,13 @@ from maskmill.training.scenes import SceneConfig
 
 
 class Views(IterableDataset[View]):
-    """Endless random views of size x size; each source has its share of them."""
+    """Endless random views of a phase's size; each source has its share of them."""
 
-    def __init__(self, sources: list[tuple[float, list[Packed]]], size: int, prompts: int, seed: int) -> None:
+    def __init__(self, sources: list[tuple[float, list[Packed]]], phase: Phase, prompts: int, seed: int) -> None:
         usable = [(share, scenes) for share, scenes in sources if scenes]
         self.shares = np.array([share for share, _ in usable]) / sum(share for share, _ in usable)
         self.scenes = [scenes for _, scenes in usable]
-        self.size, self.prompts, self.seed = size, prompts, seed
+        self.phase, self.prompts, self.seed = phase, prompts, seed
 
     def draw(self, rng: np.random.Generator) -> Packed:
         scenes = self.scenes[int(rng.choice(len(self.scenes), p=self.shares))]
@@ -50,7 +50,7 @@ class Views(IterableDataset[View]):
         cv2.setNumThreads(1)
         rng = np.random.default_rng(self.seed)
         while True:
-            yield view_stream(rng, self.draw, self.size, self.prompts)
+            yield view_stream(rng, self.draw, self.phase.size, self.prompts, self.phase.crops)
 
 
 def collate(views: list[View]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -90,7 +90,7 @@ def train(
 
     def batches(phase: Phase) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         seed = cfg.seed + 1 + int(time.time())  # a resumed run must not see the same views again
-        views = Views(sources, phase.size, cfg.prompts, seed)
+        views = Views(sources, phase, cfg.prompts, seed)
         loader = DataLoader(
             views, batch_size=phase.images, collate_fn=collate, num_workers=1, prefetch_factor=4, worker_init_fn=deaf
         )

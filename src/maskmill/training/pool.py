@@ -143,11 +143,12 @@ MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 STD = np.array([58.395, 57.12, 57.375], np.float32)
 
 
-def random_view(rng: Rng, source: Packed, size: int, prompts: int) -> View | None:
-    """A random crop at a random scale, mirrored, recoloured; `prompts` of its masks. None where nothing is left."""
+def random_view(rng: Rng, source: Packed, size: int, prompts: int, crops: float = 0.65) -> View | None:
+    """The image, or with a chance of `crops` a random part of it, mirrored, recoloured; `prompts` of its masks. None where
+    nothing is left."""
     h, w = source.image.shape[:2]
     ch, cw = h, w
-    if rng.random() < 0.65:
+    if rng.random() < crops:
         side, aspect = min(h, w) * rng.uniform(0.35, 1), np.exp(rng.uniform(-0.4, 0.4))
         ch, cw = int(min(h, side * aspect)), int(min(w, side / aspect))
     y, x = int(rng.integers(h - ch + 1)), int(rng.integers(w - cw + 1))
@@ -206,9 +207,9 @@ def box(mask: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.array([cols[0], rows[0], cols[-1] + 1, rows[-1] + 1], np.float32) * 4
 
 
-def view_stream(rng: Rng, draw: Callable[[Rng], Packed], size: int, prompts: int) -> View:
+def view_stream(rng: Rng, draw: Callable[[Rng], Packed], size: int, prompts: int, crops: float) -> View:
     """The first usable random view of what `draw` gives."""
     while True:
-        view = random_view(rng, draw(rng), size, prompts)
+        view = random_view(rng, draw(rng), size, prompts, crops)
         if view is not None:
             return view

@@ -41,7 +41,7 @@ def no_gradients() -> Iterator[None]:
 
 def prompts(model: Sam) -> Tensor:
     """Tokens of a few points: ROWS x 2 x C."""
-    coords = torch.from_numpy(np.random.default_rng(0).uniform(0, 384, (ROWS, 1, 2)))
+    coords = torch.from_numpy(np.random.default_rng(0).uniform(0, 448, (ROWS, 1, 2)))
     sparse, _ = model.prompt_encoder((coords, torch.ones(ROWS, 1, dtype=torch.int)), None, None)
     return sparse
 

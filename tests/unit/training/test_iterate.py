@@ -3,9 +3,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskmill.sam.build import load_model
+from maskmill.sam.build import load_config, load_model
 from maskmill.training.config import LossConfig, PromptsConfig
 from maskmill.training.iterate import boxes_of, error_clicks, first_prompts, interact, plan_iterations, uniform_cells
+
+SIDE = load_config("nano").image_encoder.img_size
+TOKENS, CELLS = SIDE // 16, SIDE // 4
 
 
 def masks() -> Tensor:
@@ -86,27 +89,27 @@ def test_the_interaction_as_the_model_sees_it(box_share: float) -> None:
     model.mask_decoder.forward = decode  # type: ignore[method-assign]
     cfg = PromptsConfig(box_share=box_share)
     with torch.no_grad():
-        embedding = torch.randn(1, 128, 24, 24)
+        embedding = torch.randn(1, 128, TOKENS, TOKENS)
         rounds = list(interact(model, embedding, masks(), cfg, LossConfig(), np.random.default_rng(3)))
     assert len(rounds) == len(seen) == 11 and rounds[0].iou.shape == (4, 3) and rounds[1].iou.shape == (4, 1)
     assert [m for _, m, _ in seen] == [True] + [False] * 10
     assert [given for _, _, given in seen] == [False] + [True] * 10
     tokens = [n for n, _, _ in seen]
     assert tokens[0] == 2 and tokens[-1] == 10 and sorted(np.diff(tokens)) == [0, 0] + [1] * 8
-    assert all(len(d) <= 4 and d.shape[1:] == (1, 96, 96) and not d.requires_grad for d in dense)
+    assert all(len(d) <= 4 and d.shape[1:] == (1, CELLS, CELLS) and not d.requires_grad for d in dense)
 
 
 def test_gradient_flows_through_every_parameter() -> None:
     torch.manual_seed(0)
     model = load_model("nano", device="cpu")
-    pixels = torch.randn(1, 3, 384, 384)
+    pixels = torch.randn(1, 3, SIDE, SIDE)
     leaf = model.image_encoder(pixels)
-    sizes = torch.zeros(12, 96, 96, dtype=torch.bool)  # so many that each of the three masks is the best one of some
+    sizes = torch.zeros(12, CELLS, CELLS, dtype=torch.bool)  # so many that each of the three masks is the best one of some
     for i, mask in enumerate(sizes):
         mask[48 - 4 * i - 2 : 48 + 4 * i + 2, 48 - 4 * i - 2 : 48 + 4 * i + 2] = True
     once = PromptsConfig(clicks=0, empty=False)
     total = torch.zeros(())
-    for cfg, some in ((PromptsConfig(clicks=2), masks()), (once, sizes), (once, sizes & (torch.rand(96, 96) > 0.5))):
+    for cfg, some in ((PromptsConfig(clicks=2), masks()), (once, sizes), (once, sizes & (torch.rand(CELLS, CELLS) > 0.5))):
         for losses in interact(model, leaf, some, cfg, LossConfig(), np.random.default_rng(0)):
             total = total + losses.total
     total.backward()  # type: ignore[no-untyped-call]
@@ -116,7 +119,7 @@ def test_gradient_flows_through_every_parameter() -> None:
 def test_iteration_by_iteration_gives_the_same_gradient() -> None:
     torch.manual_seed(0)
     model = load_model("nano", device="cpu")
-    pixels = torch.randn(1, 3, 384, 384)
+    pixels = torch.randn(1, 3, SIDE, SIDE)
 
     def gradients(apart: bool) -> list[Tensor]:
         model.zero_grad()

@@ -97,6 +97,18 @@ def test_a_view_keeps_clicks_and_boxes_on_the_masks() -> None:
     assert seen > 20
 
 
+def test_the_share_of_parts() -> None:
+    """A whole picture of 60 x 90 has 44 rows at a side of 64; most parts of it have more or fewer."""
+    source = Packed(np.zeros((60, 90, 3), np.uint8), np.packbits(np.tri(60, 90, 10, bool)[None], axis=-1))
+
+    def whole(crops: float) -> int:
+        rng = np.random.default_rng(0)
+        views = [random_view(rng, source, 64, 1, crops) for _ in range(200)]
+        return sum(v is not None and v.image.any((0, 2)).sum() == 44 for v in views)
+
+    assert whole(0.0) == 200 and 120 < whole(0.3) < 180 and whole(0.9) < 60
+
+
 def test_a_click_on_one_cell_finds_it() -> None:
     mask = np.zeros((16, 16), np.float32)
     mask[5, 11] = 1
@@ -140,8 +152,8 @@ def test_training_resumes_and_exports_official_names(tmp_path: Path) -> None:
 def test_scaled_logits_leave_masks_scores_and_mask_prompts_alone(model: torch.nn.Module) -> None:
     sharp = build_sam(load_config("nano"))
     sharp.load_state_dict(scale_logits(model.state_dict(), 4.0))
-    embedding = torch.randn(1, 128, 24, 24)
-    tokens = embed_prompts(model, torch.rand(2, 2, 2) * 384, torch.tensor([[1, -1], [0, -1]]), 384)[None]
+    embedding = torch.randn(1, 128, 28, 28)
+    tokens = embed_prompts(model, torch.rand(2, 2, 2) * 448, torch.tensor([[1, -1], [0, -1]]), 448)[None]
     logits, iou = decode(model, embedding, tokens, None)
     scaled, same = decode(sharp, embedding, tokens, None)
     assert torch.allclose(scaled, 4 * logits, atol=1e-4) and torch.allclose(same, iou)
