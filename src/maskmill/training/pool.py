@@ -144,8 +144,10 @@ STD = np.array([58.395, 57.12, 57.375], np.float32)
 
 
 def random_view(rng: Rng, source: Packed, size: int, prompts: int, crops: float = 0.65) -> View | None:
-    """The image, or with a chance of `crops` a random part of it, mirrored, recoloured; `prompts` of its masks. None where
-    nothing is left."""
+    """The image, or with a chance of `crops` a random part of it, mirrored, recoloured; `prompts` of its masks.
+
+    None where nothing is left.
+    """
     h, w = source.image.shape[:2]
     ch, cw = h, w
     if rng.random() < crops:

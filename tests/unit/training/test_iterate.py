@@ -104,12 +104,14 @@ def test_gradient_flows_through_every_parameter() -> None:
     model = load_model("nano", device="cpu")
     pixels = torch.randn(1, 3, SIDE, SIDE)
     leaf = model.image_encoder(pixels)
-    sizes = torch.zeros(12, CELLS, CELLS, dtype=torch.bool)  # so many that each of the three masks is the best one of some
+    # so many that each of the three masks is the best one of some
+    sizes = torch.zeros(12, CELLS, CELLS, dtype=torch.bool)
     for i, mask in enumerate(sizes):
         mask[48 - 4 * i - 2 : 48 + 4 * i + 2, 48 - 4 * i - 2 : 48 + 4 * i + 2] = True
     once = PromptsConfig(clicks=0, empty=False)
     total = torch.zeros(())
-    for cfg, some in ((PromptsConfig(clicks=2), masks()), (once, sizes), (once, sizes & (torch.rand(CELLS, CELLS) > 0.5))):
+    frayed = sizes & (torch.rand(CELLS, CELLS) > 0.5)
+    for cfg, some in ((PromptsConfig(clicks=2), masks()), (once, sizes), (once, frayed)):
         for losses in interact(model, leaf, some, cfg, LossConfig(), np.random.default_rng(0)):
             total = total + losses.total
     total.backward()  # type: ignore[no-untyped-call]
