@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from maskmill.errors import UserError
 from maskmill.sam.build import build_sam, load_config
 from maskmill.sam.sam import Sam
 from maskmill.training import nano_loss
@@ -26,6 +27,10 @@ class Phase:
     size: int
     images: int
     crops: float = 0.65
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.crops <= 1:
+            raise UserError(f"phases.crops is {self.crops:g}: it must lie in [0, 1]")
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 STD = np.array([58.395, 57.12, 57.375], np.float32)
 
 
-def random_view(rng: Rng, source: Packed, size: int, prompts: int, crops: float = 0.65) -> View | None:
+def random_view(rng: Rng, source: Packed, size: int, prompts: int, crops: float) -> View | None:
     """The image, or with a chance of `crops` a random part of it, mirrored, recoloured; `prompts` of its masks.
 
     None where nothing is left.

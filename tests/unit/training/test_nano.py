@@ -85,7 +85,7 @@ def test_a_view_keeps_clicks_and_boxes_on_the_masks() -> None:
     source = Packed(rng.integers(0, 255, (60, 90, 3), dtype=np.uint8), np.packbits(masks, axis=-1))
     seen = 0
     for _ in range(30):
-        view = random_view(rng, source, 64, 3)
+        view = random_view(rng, source, 64, 3, 0.65)
         if view is None:
             continue
         seen += 1
@@ -107,6 +107,8 @@ def test_the_share_of_parts() -> None:
         return sum(v is not None and v.image.any((0, 2)).sum() == 44 for v in views)
 
     assert whole(0.0) == 200 and 120 < whole(0.3) < 180 and whole(0.9) < 60
+    with pytest.raises(UserError, match=r"phases\.crops is 1\.5"):
+        Phase(1.0, 64, 2, 1.5)
 
 
 def test_a_click_on_one_cell_finds_it() -> None:
