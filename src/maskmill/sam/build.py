@@ -13,6 +13,7 @@ from torch import Tensor
 from maskmill.config import read_yaml
 from maskmill.errors import UserError
 from maskmill.sam.image_encoder import ImageEncoderConfig
+from maskmill.sam.input_size import sized_as
 from maskmill.sam.mask_decoder import MaskDecoderConfig
 from maskmill.sam.precision import cast
 from maskmill.sam.sam import ModelConfig, Sam
@@ -58,9 +59,9 @@ def load_model(
     Raises: UserError, in one line, for an unknown name or a missing, truncated or foreign file.
     """
     cfg = load_config(name)
-    model = build_sam(cfg)
     data = read_checkpoint(cfg, checkpoint)
     state = parse_weights(data, checkpoint or cfg.checkpoint)
+    model = build_sam(sized_as(cfg, state))
     check_weights(model, state, str(checkpoint or cfg.checkpoint))
     model.load_state_dict(state)
     return cast(model.eval(), precision).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -70,9 +71,10 @@ def checkpoint_sha256(name: str, checkpoint: str | Path | None = None) -> str:
     """The sha256 of the weight file: the model's identity in a build. Refuses what `load_model` would refuse."""
     cfg = load_config(name)
     data = read_checkpoint(cfg, checkpoint)
+    state = parse_weights(data, checkpoint or cfg.checkpoint)
     with torch.device("meta"):
-        model = build_sam(cfg)
-    check_weights(model, parse_weights(data, checkpoint or cfg.checkpoint), str(checkpoint or cfg.checkpoint))
+        model = build_sam(sized_as(cfg, state))
+    check_weights(model, state, str(checkpoint or cfg.checkpoint))
     return hashlib.sha256(data).hexdigest()
 
 

@@ -39,7 +39,7 @@ class Sam(nn.Module):
         super().__init__()
         enc = cfg.image_encoder
         grid = enc.img_size // enc.patch_size
-        self.name = cfg.name
+        self.cfg, self.name = cfg, cfg.name
         self.precision = "float32"  # until precision.py casts it
         self.image_encoder = ImageEncoderViT(enc)
         self.prompt_encoder = PromptEncoder(

@@ -17,6 +17,8 @@ class TrainModel:
     decoder alone. drop_path: probability of the encoder's last block to be skipped, falling to 0 at the first one.
     keep: share of the first weights in those that are written; the rest is what training ended with. Some of the new is
     lost, and less of the old (WiSE-FT: Wortsman et al., Robust fine-tuning of zero-shot models, 2022).
+    img_size: side of the input in pixels, if not that of the weights: a finer one shows smaller things, at a price that
+    grows faster than its area. Weights that are written this way say so themselves, and are loaded as any others.
     """
 
     name: str = "nano"
@@ -26,6 +28,7 @@ class TrainModel:
     drop_path: float = 0.4
     decoder_dropout: float = 0.1
     keep: float = 0.0
+    img_size: int | None = None
 
     def __post_init__(self) -> None:
         one_of("model", self, {"train": ("all", "decoder")})

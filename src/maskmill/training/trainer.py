@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from maskmill.sam.build import build_sam, load_config, load_model
+from maskmill.sam.input_size import resized
 from maskmill.sam.sam import Sam
 from maskmill.training.config import TrainConfig
 from maskmill.training.data import PROMPTS, Example
@@ -198,8 +199,10 @@ def start_model(cfg: TrainConfig) -> Sam:
     """The weights that training begins with."""
     if cfg.model.fresh:
         torch.manual_seed(cfg.seed)
-        return build_sam(load_config(cfg.model.name))
-    return load_model(cfg.model.name, cfg.model.checkpoint, device="cpu")
+        model = build_sam(load_config(cfg.model.name))
+    else:
+        model = load_model(cfg.model.name, cfg.model.checkpoint, device="cpu")
+    return model if cfg.model.img_size is None else resized(model, cfg.model.img_size)
 
 
 def mixed(*numbers: int) -> int:

@@ -196,6 +196,21 @@ def test_half_precision_and_workers(tmp_path: Path) -> None:
     assert model.img_size == 64
 
 
+def test_training_at_another_input_size(tmp_path: Path) -> None:
+    """The new weights have the size in them, and go on being trained at it."""
+    assert fit(config(tmp_path), str(tmp_path / "first"))
+    begin = {"fresh": False, "checkpoint": str(tmp_path / "first/model.safetensors")}
+    cfg = config(tmp_path, model=begin | {"img_size": 96, "keep": 0.5})
+    assert Trainer(cfg).model.img_size == 96
+    assert fit(cfg, str(tmp_path / "finer"))
+    finer = {"fresh": False, "checkpoint": str(tmp_path / "finer/model.safetensors")}
+    trainer = Trainer(config(tmp_path, model=finer))
+    example = Samples(trainer.cfg, trainer.model.input_size, trainer.model.img_size)[0]
+    assert isinstance(example, Example) and example.pixels.shape == (3, 72, 96)  # the images are 60 x 80
+    with pytest.raises(UserError, match=r"img_size is 100: expected a multiple of the patches of .*, 16 pixels"):
+        fit(config(tmp_path, model=begin | {"img_size": 100}), str(tmp_path / "odd"))
+
+
 def test_dropout_reaches_the_decoder_and_drop_path_the_encoder(tmp_path: Path) -> None:
     trainer = Trainer(config(tmp_path))
     trainer.train_step(numbered(trainer, 0, 1))

@@ -1,0 +1,53 @@
+"""The same architecture, and the same weights, for an input of another size.
+
+Only positions depend on the size: the encoder's absolute ones (one for each patch), and the relative ones of its global
+blocks. Published weights have 1024 pixels; weights that were trained at another size say so by these shapes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch.nn.functional as F
+from torch import Size, Tensor
+
+from maskmill.errors import UserError
+from maskmill.sam.sam import ModelConfig, Sam
+
+POSITIONS = "image_encoder.pos_embed"
+
+
+def sized_as(cfg: ModelConfig, state: Mapping[str, Tensor]) -> ModelConfig:
+    """`cfg` with the input size of these weights; `cfg` itself if they have no square of positions."""
+    positions = state.get(POSITIONS)
+    if positions is None or positions.ndim != 4 or positions.shape[1] != positions.shape[2]:
+        return cfg
+    return with_input(cfg, positions.shape[1] * cfg.image_encoder.patch_size)
+
+
+def with_input(cfg: ModelConfig, img_size: int) -> ModelConfig:
+    """`cfg` for images of `img_size` pixels."""
+    return replace(cfg, image_encoder=replace(cfg.image_encoder, img_size=img_size))
+
+
+def resized(model: Sam, img_size: int) -> Sam:
+    """A model for images of `img_size` pixels with the weights of `model`, its positions interpolated.
+
+    Its embedding of such an image is the one that `model` gives. UserError if the patches do not fill the image.
+    """
+    patch = model.cfg.image_encoder.patch_size
+    if img_size < patch or img_size % patch:
+        raise UserError(f"img_size is {img_size}: expected a multiple of the patches of {model.name!r}, {patch} pixels")
+    other = Sam(with_input(model.cfg, img_size))
+    state = model.state_dict()
+    for name, want in other.state_dict().items():
+        if state[name].shape != want.shape:
+            state[name] = stretched(state[name], want.shape)
+    other.load_state_dict(state)
+    return other.train(model.training)
+
+
+def stretched(table: Tensor, shape: Size) -> Tensor:
+    """Positions 1 x H x W x C, or relative ones L x C, for another grid (as in image_encoder.py)."""
+    if table.ndim == 4:
+        return F.interpolate(table.permute(0, 3, 1, 2), shape[1:3], mode="bilinear").permute(0, 2, 3, 1)
+    return F.interpolate(table.T[None], size=shape[0], mode="linear")[0].T
