@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from maskmill.sam.resize import resize
 
@@ -43,3 +44,15 @@ def resized_mask(mask: np.ndarray, size: tuple[int, int], corner: tuple[int, int
     grey = cv2.resize(mask.view(np.uint8) * np.uint8(255), (size[1], size[0]), interpolation=filter_)
     top, left = corner
     return np.asarray(grey[top : top + side, left : left + side] > 127)
+
+
+def colour_jitter(pixels: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """H x W x 3, 0 to 255, with another contrast, brightness and saturation, and other gains of the channels; sometimes
+    grey, or with the channels exchanged."""
+    if rng.random() < 0.15:
+        pixels = pixels[..., rng.permutation(3)]
+    grey = pixels.mean(-1, keepdims=True)
+    colour = 0.0 if rng.random() < 0.1 else rng.uniform(0.5, 1.4)
+    gains = (rng.uniform(0.7, 1.25) * rng.uniform(0.88, 1.12, 3)).astype(np.float32)
+    pixels = (grey + (pixels - grey) * np.float32(colour)) * gains + np.float32(rng.normal(0, 12))
+    return np.clip(pixels, 0, 255)

@@ -66,13 +66,15 @@ class DataConfig:
     """masks_per_image: as many of an image's masks at random. max_area_share: larger masks are left out.
 
     jitter: large-scale jitter, the range of the scale (the paper's stages 1 and 2: 0.1, 2.0); none by default.
-    symmetry: `mirror` turns left and right around, `square` takes any of a square's eight symmetries."""
+    symmetry: `mirror` turns left and right around, `square` takes any of a square's eight symmetries. colour_jitter:
+    contrast, brightness and colours at random, as in nano's own training."""
 
     sources: tuple[Source, ...] = ()
     masks_per_image: int = 64
     max_area_share: float = 0.9
     jitter: tuple[float, float] | None = None
     symmetry: str = "none"
+    colour_jitter: bool = False
 
     def __post_init__(self) -> None:
         at_least("data", self, {"masks_per_image": 1})
@@ -193,5 +195,7 @@ class TrainConfig:
             return
         if self.model.train != "decoder":
             raise UserError("cache keeps embeddings of a frozen encoder: set model.train to decoder, or cache to none")
-        if self.data.jitter is not None or self.data.symmetry != "none":
-            raise UserError("cache keeps one embedding of each image: leave out data.jitter and data.symmetry")
+        if self.data.jitter is not None or self.data.symmetry != "none" or self.data.colour_jitter:
+            raise UserError(
+                "cache keeps one embedding of each image: leave out data.jitter, data.symmetry and data.colour_jitter"
+            )

@@ -15,7 +15,7 @@ from maskmill.errors import UserError
 from maskmill.masks.rle import area, decode
 from maskmill.sam.resize import resize
 from maskmill.storage.annotated import Annotated, AnnotatedSet, open_annotated
-from maskmill.training.augment import resized, resized_mask, symmetry, window
+from maskmill.training.augment import colour_jitter, resized, resized_mask, symmetry, window
 from maskmill.training.config import DataConfig, TrainConfig
 from maskmill.training.losses import target_grid
 
@@ -89,6 +89,8 @@ class Samples(Dataset[Example | Broken]):
             pixels = resize(image, *size)
         masks = self.pick(usable(found, data), (height, width), size, corner, rng)
         pixels, masks = symmetry(pixels, masks, data.symmetry, rng)
+        if data.colour_jitter:
+            pixels = np.rint(colour_jitter(pixels.astype(np.float32), rng)).astype(np.uint8)
         masks = masks[self.has_cell(masks)]  # turned, a mask lies otherwise on the grid
         return Example(
             number,

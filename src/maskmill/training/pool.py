@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from maskmill.training.augment import colour_jitter
 from maskmill.training.data import deaf
 from maskmill.training.photos import Photo, free_pictures, paste_scene, superpixels
 from maskmill.training.scenes import Rng, Sample, SceneConfig, Textures, draw_scene
@@ -175,20 +176,9 @@ def random_view(rng: Rng, source: Packed, size: int, prompts: int, crops: float)
     crop = source.image[y : y + ch, x : x + cw]
     pixels = cv2.resize(crop, (rw, rh), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     image = np.zeros((size, size, 3), np.float32)
-    image[:rh, :rw] = (relight(rng, pixels[:, mirror].astype(np.float32)) - MEAN) / STD
+    image[:rh, :rw] = (colour_jitter(pixels[:, mirror].astype(np.float32), rng) - MEAN) / STD
     clicks = np.stack([click(rng, m) for m in masks])
     return View(image.transpose(2, 0, 1), masks, clicks, np.stack([box(m) for m in masks]))
-
-
-def relight(rng: Rng, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Contrast, brightness, saturation, channel gains, sometimes grey or with the channels exchanged; 0 to 255."""
-    if rng.random() < 0.15:
-        pixels = pixels[..., rng.permutation(3)]
-    grey = pixels.mean(-1, keepdims=True)
-    colour = 0.0 if rng.random() < 0.1 else rng.uniform(0.5, 1.4)
-    gains = (rng.uniform(0.7, 1.25) * rng.uniform(0.88, 1.12, 3)).astype(np.float32)
-    pixels = (grey + (pixels - grey) * np.float32(colour)) * gains + np.float32(rng.normal(0, 12))
-    return np.clip(pixels, 0, 255)
 
 
 def click(rng: Rng, mask: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -36,6 +36,20 @@ def test_a_sample_depends_on_its_number_alone(tmp_path: Path) -> None:
         assert {good(one[4 * epoch + i]).name for i in range(4)} == {f"sa_{i}.png" for i in range(4)}
 
 
+def test_colour_jitter_changes_colours_alone(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", 3)
+    plain, coloured = (samples(folder, symmetry="square", colour_jitter=c) for c in (False, True))
+    grounds = set()
+    for n in range(20):
+        one, two = good(plain[n]), good(coloured[n])
+        assert one.name == two.name and torch.equal(one.masks, two.masks)
+        assert two.pixels.dtype == torch.uint8 and not torch.equal(one.pixels, two.pixels)
+        assert torch.equal(two.pixels, good(coloured[n]).pixels)
+        ground = ~two.masks.any(0)
+        grounds.add(int(two.pixels[:, ground].float().mean()))
+    assert max(grounds) - min(grounds) > 20  # the ground is drawn at 90 to 102
+
+
 def test_masks_lie_on_their_objects_after_all_that_is_done_to_them(tmp_path: Path) -> None:
     made = samples(write_set(tmp_path / "set", 3), symmetry="square", jitter=[0.5, 2.0])
     seen = 0

@@ -77,6 +77,7 @@ def test_windows_of_an_image_are_dropped_together() -> None:
         ({"loss": {"stride": 3}}, "loss.stride"),
         ({"cache": "float32"}, "model.train"),
         ({"cache": "float32", "model": {"train": "decoder"}, "data": {"symmetry": "mirror"}}, "data.symmetry"),
+        ({"cache": "float32", "model": {"train": "decoder"}, "data": {"colour_jitter": True}}, "data.colour_jitter"),
         ({"optim": {"rl": 1}}, "optim.rl"),
     ],
 )
