@@ -35,7 +35,7 @@ def fit_on_ray(cfg: TrainConfig, out: str, processes: int, say: Callable[[Progre
     if cfg.optim.images % processes:
         raise UserError(f"optim.images={cfg.optim.images} cannot be shared evenly by {processes} processes")
     connect(RayConfig())
-    gpus = resources().get("GPU", 0)
+    gpus = 0.0 if cfg.run.device == "cpu" else resources().get("GPU", 0.0)
     if 0 < gpus < processes:
         raise UserError(f"--processes {processes}: the cluster has {gpus:g} GPUs; give --processes {gpus:g}")
     with tempfile.TemporaryDirectory(prefix="maskmill-") as scratch:
@@ -106,8 +106,13 @@ def words_of(error: BaseException, name: str) -> str:
 
 
 def absolute(cfg: TrainConfig) -> dict[str, Any]:
-    """The config as a tree whose places hold on every machine."""
+    """The config as a tree whose places hold on every machine, whatever folder a process works in."""
     tree = to_tree(cfg)
+    model, run = tree["model"], tree["run"]
+    model["checkpoint"] = model["checkpoint"] and listing.absolute(model["checkpoint"])
+    run["embeddings"] = run["embeddings"] and listing.absolute(run["embeddings"])
+    if model["name"].endswith((".yaml", ".yml")):
+        model["name"] = listing.absolute(model["name"])
     for source in tree["data"]["sources"]:
         source["path"] = listing.absolute(source["path"])
         source["images"] = source["images"] and listing.absolute(source["images"])

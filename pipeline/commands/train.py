@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from maskmill.errors import UserError
 from maskmill.pipeline.commands.common import FAILED, RESUMABLE, check_device, stop_resumable
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def train(
     from maskmill.training.trainer import Diverged
 
     tree = merge(read_yaml("train", config), parse_set(assignments))
+    if images is not None and (not data or tree.get("recipe") == "nano"):
+        raise UserError(f"--images {images}: it says where the images of --data lie; in a config, data.sources has it")
     check_writable(at(out))
     if tree.get("recipe") == "nano":
         done = train_nano(tree, data, out, processes, quiet, stop_between_steps())
@@ -107,7 +110,6 @@ def train_nano(
 ) -> bool:
     """The built-in model's own recipe; whether it came to its end."""
     from maskmill.config import from_tree
-    from maskmill.errors import UserError
     from maskmill.training.nano import read_photos
     from maskmill.training.nano import train as fit_nano
     from maskmill.training.nano_trainer import NanoConfig

@@ -22,7 +22,7 @@ def cached_predictor(model: Sam, image: np.ndarray, cache: EmbeddingCache) -> Pr
 
     @torch.no_grad()
     def make() -> Tensor:
-        return model.image_encoder(model.preprocess(pixels[None].float()))
+        return model.image_encoder(model.preprocess(pixels[None].to(model.device).float()))
 
     predictor.set_embedding(cache.get(pixels, make).to(model.device), (image.shape[0], image.shape[1]))
     return predictor

@@ -11,8 +11,9 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+from maskmill.config import from_tree
 from maskmill.errors import UserError
-from maskmill.pipeline.ray_train import finished, fit_on_ray, watch, words_of
+from maskmill.pipeline.ray_train import absolute, finished, fit_on_ray, watch, words_of
 from maskmill.training.config import TrainConfig
 from maskmill.training.fit import Progress, fit
 from tests.pipeline.test_train import STEPS as STEPS_OF_RECIPE
@@ -77,6 +78,19 @@ def differences(one: Path, two: Path) -> list[np.ndarray]:
     a, b = (load_file(d / "model.safetensors") for d in (one, two))
     assert a.keys() == b.keys()
     return [np.abs(a[k].numpy() - b[k].numpy()).ravel() for k in a]
+
+
+def test_places_hold_whatever_folder_a_process_works_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source, model = {"path": "set", "images": "pixels"}, {"name": "tiny.yaml", "checkpoint": "first.safetensors"}
+    (tmp_path / "tiny.yaml").write_text("image_encoder: {patch_size: 16}")
+    tree = {"data": {"sources": [source]}, "model": model, "run": {"embeddings": "embeddings"}}
+    sent = absolute(from_tree(TrainConfig, tree))
+    assert [sent["data"]["sources"][0][k] for k in ("path", "images")] == [f"{tmp_path}/set", f"{tmp_path}/pixels"]
+    assert sent["model"]["name"] == f"{tmp_path}/tiny.yaml"
+    assert sent["model"]["checkpoint"] == f"{tmp_path}/first.safetensors"
+    assert sent["run"]["embeddings"] == f"{tmp_path}/embeddings"
+    assert absolute(TrainConfig())["model"] | {"name": "nano", "checkpoint": None} == absolute(TrainConfig())["model"]
 
 
 def test_a_run_that_ended_early_is_not_done(tmp_path: Path) -> None:

@@ -26,10 +26,12 @@ def encoder_sha256(model: Sam) -> str:
 
 
 class EmbeddingCache:
-    """float32 keeps every bit; float16 halves the space (vit: 2 MB an image) and rounds."""
+    """dtype: float32 keeps every bit; float16 halves the space (vit: 2 MB an image) and rounds. precision: in which the
+    encoder computes; what another one gave is not taken."""
 
-    def __init__(self, folder: UPath, model: Sam, dtype: str) -> None:
-        self.folder = folder / f"{encoder_sha256(model)[:16]}-{dtype}"
+    def __init__(self, folder: UPath, model: Sam, dtype: str, precision: str = "float32") -> None:
+        by = "" if precision == "float32" else f"-by-{precision}"
+        self.folder = folder / f"{encoder_sha256(model)[:16]}-{dtype}{by}"
         self.dtype = np.dtype(dtype)
         self.computed = 0
 

@@ -23,8 +23,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from upath import UPath
 
-from maskmill.config import plain, to_tree
+from maskmill.config import from_tree, plain, to_tree
 from maskmill.errors import UserError
+from maskmill.sam.build import checkpoint_sha256
 from maskmill.sam.sam import Sam
 from maskmill.storage.files import at, exists, is_local, read_bytes, write_bytes
 from maskmill.training.config import TrainConfig
@@ -67,13 +68,17 @@ def fit(
     """
     if cfg.optim.images % place.world:
         raise UserError(f"optim.images={cfg.optim.images} cannot be shared evenly by {place.world} processes")
+    threads = torch.get_num_threads()
     if cfg.run.threads is not None:
         torch.set_num_threads(cfg.run.threads)
-    run = Run(cfg, at(out), place)
     try:
-        return run.go(say, stopped)
+        run = Run(cfg, at(out), place)
+        try:
+            return run.go(say, stopped)
+        finally:
+            run.close()
     finally:
-        run.close()
+        torch.set_num_threads(threads)  # the caller's: another number rounds sums in another order
 
 
 class Run:
@@ -86,23 +91,28 @@ class Run:
         self.samples = Samples(cfg, self.trainer.model.input_size, self.trainer.model.img_size)
         if cfg.cache != "none":
             folder = at(cfg.run.embeddings) if cfg.run.embeddings else out / "embeddings"
-            self.trainer.cache = EmbeddingCache(folder, self.trainer.model, cfg.cache)
+            self.trainer.cache = EmbeddingCache(folder, self.trainer.model, cfg.cache, cfg.run.precision)
         self.lines: list[str] = []
         self.begin()
         self.board = open_board(out, self.trainer.step) if cfg.run.tensorboard and place.rank == 0 else None
 
     def begin(self) -> None:
         """Take up what is there, or write down what begins."""
-        about = {"config": recipe(self.cfg), "data": self.samples.fingerprint}
+        model = self.cfg.model
+        weights = None if model.fresh else checkpoint_sha256(model.name, model.checkpoint)
+        about = {"config": recipe(self.cfg), "data": self.samples.fingerprint, "weights": weights}
         path = self.out / "checkpoint.pt"
         if exists(path):
             state = torch.load(io.BytesIO(read_bytes(path)), map_location=self.trainer.device, weights_only=True)
-            refuse_changes(self.out, state["about"], about)
+            begun = {"weights": weights, **state["about"]}  # which earlier versions did not write down
+            begun["config"] = recipe(from_tree(TrainConfig, begun["config"]))  # with keys that it may not have known
+            refuse_changes(self.out, begun, about)
             self.trainer.load(state)
             self.lines = kept_lines(self.out, self.trainer.step)
         elif self.cfg.model.fresh:
             some = (self.sample(n) for n in range(FITTED))
             self.trainer.fresh([e.pixels for e in some])
+        self.trainer.check_together(str(self.out))
         self.about = about
         if self.place.rank == 0 and not exists(self.out / "config.yaml"):
             write_bytes(self.out / "config.yaml", yaml.safe_dump(to_tree(self.cfg), sort_keys=False).encode())
@@ -148,10 +158,10 @@ class Run:
                 self.log({"step": step, **figures, "seconds": pace})
                 say(Progress(step, steps, pace * (steps - step), figures))
                 window = []
-            if step % self.cfg.run.save_every == 0 or step == steps:
+            asked = step < steps and stopped()
+            if asked or step % self.cfg.run.save_every == 0 or step == steps:
                 self.save()
-            elif stopped():
-                self.save()
+            if asked:
                 return False
         return True
 
@@ -189,9 +199,10 @@ def on_cpu(model: Sam) -> dict[str, Tensor]:
 
 
 def recipe(cfg: TrainConfig) -> dict[str, Any]:
-    """What may not change within a run. Data are compared by the names in them: their place may change."""
+    """What may not change within a run. Weights are compared by content and data by the names in them: their places
+    may change."""
     tree = to_tree(cfg)
-    del tree["run"], tree["data"]["sources"]
+    del tree["run"], tree["data"]["sources"], tree["model"]["checkpoint"]
     return tree
 
 
@@ -227,7 +238,7 @@ def kept_lines(out: UPath, step: int) -> list[str]:
 
 def means(window: list[dict[str, float]]) -> dict[str, float]:
     """Of each figure over the steps that have it."""
-    names = [n for n in window[-1] if any(n in w for w in window)]
+    names = dict.fromkeys(n for w in window for n in w)
     found = {n: [w[n] for w in window if n in w] for n in names}
     return {n: sum(values) / len(values) for n, values in found.items()}
 

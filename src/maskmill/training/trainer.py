@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from maskmill.errors import UserError
 from maskmill.sam.build import build_sam, load_config, load_model
 from maskmill.sam.input_size import resized
 from maskmill.sam.sam import Sam
@@ -74,16 +75,19 @@ class Trainer:
         size = self.cfg.run.images_per_pass
         for start in range(0, len(examples), size):
             self.backward([e for e in examples[start : start + size] if len(e.masks)], tally)
-        if not tally.images and self.place.world == 1:  # no image has a mask: nothing to learn
+        counts = {"images": float(tally.images), "masks": float(tally.prompts)}
+        if self.place.world > 1:
+            counts = dict(zip(counts, self.add_up(list(counts.values())), strict=True))
+        if not counts["images"]:  # no image has a mask: nothing to learn
             self.step += 1
-            return tally.figures() | {"lr": 0.0, "norm": 0.0}
-        norm = self.gather_gradients()
+            return tally.figures() | counts | {"lr": 0.0, "norm": 0.0}
+        norm = self.finish_gradients()
         lr = rate(self.step, self.cfg.optim)
         for group in self.optimiser.param_groups:
             group["lr"] = lr * group["scale"]
         self.optimiser.step()
         self.step += 1
-        return tally.figures() | {"lr": lr, "norm": norm}
+        return tally.figures() | counts | {"lr": lr, "norm": norm}
 
     def backward(self, examples: list[Example], tally: "Tally") -> None:
         """Add the gradient of a few images: the decoder's after each iteration, the encoder's at the end."""
@@ -127,21 +131,40 @@ class Trainer:
         half = self.cfg.run.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=half, cache_enabled=False)
 
-    def gather_gradients(self) -> float:
-        """Sum the gradients of all processes, clip, and return their norm."""
+    def add_up(self, counts: list[float]) -> list[float]:
+        """Sum the gradients of all processes, and some counts with them."""
         learning = [p for p in self.model.parameters() if p.requires_grad]
-        if self.place.world > 1:
-            flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in learning])
-            dist.all_reduce(flat)
-            at = 0
-            for p in learning:
-                p.grad = flat[at : at + p.numel()].view_as(p)
-                at += p.numel()
+        own = torch.tensor(counts, device=self.device)
+        flat = torch.cat([own, *((torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in learning)])
+        dist.all_reduce(flat)
+        at = len(counts)
+        for p in learning:
+            p.grad = flat[at : at + p.numel()].view_as(p)
+            at += p.numel()
+        total: list[float] = flat[: len(counts)].tolist()
+        return total
+
+    def finish_gradients(self) -> float:
+        """Clip, and return the norm. Diverged."""
+        learning = [p for p in self.model.parameters() if p.requires_grad]
         norm = float(nn.utils.clip_grad_norm_(learning, self.cfg.optim.clip or float("inf")))
         if not np.isfinite(norm):
             self.optimiser.zero_grad(set_to_none=True)
             raise Diverged(f"the gradient is {norm} at step {self.step + 1}: lower optim.lr, or set optim.clip")
         return norm
+
+    def check_together(self, out: str) -> None:
+        """UserError unless all processes are at the same step: each has read the checkpoint from where it runs."""
+        if self.place.world == 1:
+            return
+        steps = torch.zeros(self.place.world, device=self.device)
+        steps[self.place.rank] = self.step
+        dist.all_reduce(steps)
+        if len(set(steps.tolist())) > 1:
+            raise UserError(
+                f"--out {out}: some processes find another checkpoint there than others: give a place that all "
+                f"machines share"
+            )
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on: chance is drawn anew for each step, from its number."""

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from maskmill.config import from_tree, merge
 from maskmill.masks.rle import encode
+from maskmill.training.config import TrainConfig
 
 TINY = """
 image_encoder: {img_size: 64, patch_size: 16, embed_dim: 32, depth: 2, num_heads: 2, mlp_ratio: 2, out_chans: 32,
@@ -52,3 +54,15 @@ def write_set(folder: Path, count: int, masks: bool = True) -> Path:
         records = [annotation(m, i) for i, m in enumerate(found)] if masks else []
         (folder / f"sa_{n}.json").write_text(json.dumps({"annotations": records}))
     return folder
+
+
+def training_config(tmp_path: Path, count: int = 3, **changes: Any) -> TrainConfig:
+    folder = tmp_path / f"set{count}"
+    tree = {
+        "model": {"name": tiny_model(tmp_path), "fresh": True, "drop_path": 0.2},
+        "data": {"sources": [{"path": str(folder if folder.exists() else write_set(folder, count))}]},
+        "prompts": {"clicks": 2},
+        "optim": {"lr": 1e-3, "steps": 6, "warmup": 2, "milestones": [5], "images": 2},
+        "run": {"device": "cpu", "log_every": 1, "save_every": 2},
+    }
+    return from_tree(TrainConfig, merge(tree, changes))

@@ -1,32 +1,18 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from maskmill.config import from_tree, merge
 from maskmill.errors import UserError
 from maskmill.sam.build import load_model
-from maskmill.training.config import TrainConfig
 from maskmill.training.data import Example, Samples
 from maskmill.training.fit import Progress, fit
 from maskmill.training.trainer import Diverged, Trainer
-from tests.unit.training.sets import tiny_model, write_set
-
-
-def config(tmp_path: Path, count: int = 3, **changes: Any) -> TrainConfig:
-    folder = tmp_path / f"set{count}"
-    tree = {
-        "model": {"name": tiny_model(tmp_path), "fresh": True, "drop_path": 0.2},
-        "data": {"sources": [{"path": str(folder if folder.exists() else write_set(folder, count))}]},
-        "prompts": {"clicks": 2},
-        "optim": {"lr": 1e-3, "steps": 6, "warmup": 2, "milestones": [5], "images": 2},
-        "run": {"device": "cpu", "log_every": 1, "save_every": 2},
-    }
-    return from_tree(TrainConfig, merge(tree, changes))
+from tests.unit.training.sets import training_config as config
+from tests.unit.training.sets import write_set
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
