@@ -152,7 +152,7 @@ class Desk:
                 continue
             with renewed(self.queue, claim):
                 data = self.do(claim)
-            write_bytes(at(self.folder / "answers" / f"{claim.name}.json"), data)
+            write_bytes(at(self.folder / "answers" / claim.file), data)
             self.queue.finish(claim, name)
 
 

@@ -129,6 +129,12 @@ class AutomaticConfig:
     enabled: bool = True
     set: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if own := {"model", "run"} & parse_set(self.set).keys():
+            whose = {"model": "the model that serves is used", "run": "the engine's own `run` is used"}
+            name = sorted(own)[0]
+            raise UserError(f"automatic.set has {name}.*: {whose[name]}; leave it out")
+
     def config(self, model: ModelSection, run: RunConfig) -> Config:
         """What `maskmill generate` would run with."""
         return replace(resolve(model.name, model.checkpoint, assignments=self.set), run=run)
@@ -157,6 +163,17 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         at_least("engine", self, {"train_processes": 1})
+        self.automatic.config(self.model, self.run)  # its settings are refused now, not in the last stage
+        if self.train.optim.images % self.train_processes:
+            raise UserError(
+                f"train.optim.images={self.train.optim.images} cannot be shared evenly by "
+                f"train_processes={self.train_processes}"
+            )
+        if self.semi.rounds and not self.assisted.rounds and self.prefill.detections is None:
+            raise UserError(
+                "assisted.rounds=0: the detector of the semi-automatic stage would have no mask to learn from; give "
+                "prefill.detections, or leave semi.rounds=0 too"
+            )
         if lacking := {1, 3, 5} - set(self.measure.clicks):
             raise UserError(f"measure.clicks lack {sorted(lacking)[0]}: the gate compares mIoU@1, @3 and @5")
         if lacking_noc := {0.85, 0.9} - set(self.measure.noc):
@@ -172,10 +189,12 @@ def read_engine_config(path: str, assignments: tuple[str, ...] = ()) -> EngineCo
 
     `train: NAME` is configs/train/NAME.yaml; `train: {from: NAME, ...}` changes some of its keys.
     """
-    over = parse_set(assignments)
     tree = read_yaml("engine", path)
-    tree = merge(tree | {"train": named_recipe(tree.get("train"))}, over)
-    return from_tree(EngineConfig, tree | {"train": named_recipe(tree["train"])})
+    tree["train"] = named_recipe(tree.get("train"))
+    for text in assignments:  # one by one: `train=NAME` is a whole recipe, and the next may change a key of it
+        tree = merge(tree, parse_set((text,)))
+        tree["train"] = named_recipe(tree["train"])
+    return from_tree(EngineConfig, tree)
 
 
 def named_recipe(tree: Any) -> Any:

@@ -40,6 +40,11 @@ class Claim:
     annotator: str
     number: int
 
+    @property
+    def file(self) -> str:
+        """Where its answer is written: a claim that no longer counts cannot touch that of one that does."""
+        return f"{self.name}-{self.number}.json"
+
 
 class TaskQueue:
     """The tasks of one round. `clock` gives seconds since 1970."""
@@ -129,8 +134,12 @@ class TaskQueue:
 
     def answers(self, state: Literal["done", "rejected"] = "done") -> dict[str, str]:
         """Name -> answer of every task that was handed in so, in the order of the tasks."""
+        return {claim.name: answer for claim, answer in self.handed_in(state)}
+
+    def handed_in(self, state: Literal["done", "rejected"] = "done") -> list[tuple[Claim, str]]:
+        """The claim that counts of every such task, and its answer, in the order of the tasks."""
         with closing(self.connect()) as db:
-            found: list[tuple[str, str]] = db.execute(
-                "select name, answer from tasks where state = ? order by place", (state,)
+            found: list[tuple[str, str, str, int, str]] = db.execute(
+                "select name, payload, annotator, claim, answer from tasks where state = ? order by place", (state,)
             ).fetchall()
-        return dict(found)
+        return [(Claim(*row[:4]), row[4]) for row in found]

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from maskmill.config import to_tree
+from maskmill.config import merge, to_tree
 from maskmill.errors import UserError
 from maskmill.pipeline.recipe import differences
-from maskmill.pipeline.rounds.config import EngineConfig
+from maskmill.pipeline.rounds.config import EngineConfig, EngineData
 
 Record = dict[str, Any]
 WRONG = 0.5  # a mask that reaches no higher IoU with any object is of none
@@ -20,9 +20,9 @@ def read_record(folder: Path) -> Record | None:
     return json.loads(path.read_bytes()) if path.exists() else None  # type: ignore[no-any-return]
 
 
-def read_answers(folder: Path, names: Iterable[str]) -> list[Record]:
-    """What was handed in of these tasks: SA-1B's JSON."""
-    return [json.loads((folder / "answers" / f"{name}.json").read_bytes()) for name in names]
+def read_answers(paths: Iterable[Path]) -> list[Record]:
+    """What was handed in: SA-1B's JSON."""
+    return [json.loads(path.read_bytes()) for path in paths]
 
 
 def summary(trees: list[Record]) -> Record:
@@ -82,6 +82,13 @@ def fingerprint(cfg: EngineConfig, data: Record) -> Record:
     del tree["run"], tree["train"]["run"], tree["data"]["source"], tree["data"]["images"]
     del tree["queue"]["lease_s"], tree["prefill"]["detections"]
     return {"config": tree, "data": data}
+
+
+def read_about(out: Path) -> Record:
+    """OUT/engine.json. Settings that came after it was written have the defaults that it was begun with."""
+    about: Record = json.loads((out / "engine.json").read_bytes())
+    defaults = fingerprint(EngineConfig(EngineData(scenes=1)), {})["config"]
+    return about | {"config": merge(defaults, about["config"])}
 
 
 def check_same(out: Path, old: Record, new: Record) -> None:

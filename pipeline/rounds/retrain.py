@@ -1,5 +1,6 @@
 """After people have worked: train on what they made, measure, and let the gate decide which model serves."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from maskmill.sam.build import checkpoint_sha256, load_model
 from maskmill.storage.annotated import AnnotatedSet
 from maskmill.storage.build import Build
 from maskmill.training.config import Source, TrainConfig
-from maskmill.training.fit import Progress, fit
+from maskmill.training.fit import NothingToLearn, Progress, fit
 from maskmill.training.trainer import Diverged
 
 
@@ -28,9 +29,10 @@ class Retraining:
     held_out: AnnotatedSet
     watch: Watch
 
-    def do(self, builds: list[Path], model: ModelSection, model_in: Record, metrics: Record) -> Record:
-        """The part of the record from `training` on. builds: all masks so far; metrics: of the model that serves."""
-        kept = {"model_out": model_in, "metrics": metrics}
+    def do(self, builds: list[Path], model: ModelSection, model_in: Record, served: Sequence[Record]) -> Record:
+        """The part of the record from `training` on. builds: all masks so far; served: the metrics of the models that
+        served in all rounds before, last of the one that serves now."""
+        kept = {"model_out": model_in, "metrics": served[-1]}
         builds = [b for b in builds if masks_in(b)]
         if not self.cfg.retrain or not builds:
             why = "no retraining" if builds else "there are no masks to learn from"
@@ -40,12 +42,14 @@ class Retraining:
             path = self.train(builds, model)
         except Diverged as e:
             return {"training": about, **kept, "decision": f"not promoted: {e}"}
+        except NothingToLearn as e:
+            return {"training": about, **kept, "decision": f"kept: {e}"}
         found = measure(self.watch, self.name, ModelSection(model.name, str(path)), self.held_out, self.cfg)
         new = {
             "name": model.name, "checkpoint": str(path.relative_to(self.out)),
             "sha256": checkpoint_sha256(model.name, str(path)),
         }  # fmt: skip
-        falls = worse(found, metrics, self.cfg.gate.tolerance)
+        falls = worse(found, served, self.cfg.gate.tolerance)
         if falls and self.cfg.gate.enabled:
             refused = {"training": about, **kept, "candidate": new | {"metrics": found}}
             return {**refused, "decision": f"not promoted: {'; '.join(falls)}"}
@@ -53,7 +57,7 @@ class Retraining:
         return {"training": about, "model_out": new, "metrics": found, "decision": words}
 
     def train(self, builds: list[Path], model: ModelSection) -> Path:
-        """The weights that the round's training ends with. Diverged, Stopped."""
+        """The weights that the round's training ends with. Diverged, NothingToLearn, Stopped."""
         folder = self.out / "rounds" / self.name / "train"
         with self.watch.step(self.name, "train") as say:
             run_training(self.recipe(builds, model), str(folder), self.cfg.train_processes, self.watch, say)

@@ -19,19 +19,20 @@ import torch
 from maskmill.config import ModelSection
 from maskmill.errors import UserError
 from maskmill.pipeline.engines import Engine
-from maskmill.pipeline.generate import new_job, open_build
+from maskmill.pipeline.generate import check_apart, new_job, open_build
 from maskmill.pipeline.recipe import Recipe
 from maskmill.pipeline.rounds.annotate import Assignment
 from maskmill.pipeline.rounds.config import EngineConfig
 from maskmill.pipeline.rounds.data import EngineImages, check_enough
 from maskmill.pipeline.rounds.detectors import make_detector, measure_detector, take_detections
-from maskmill.pipeline.rounds.pack import pack_answers, pack_images, stem
+from maskmill.pipeline.rounds.pack import names_in, pack_answers, pack_images, stem
 from maskmill.pipeline.rounds.quality import automatic_quality
 from maskmill.pipeline.rounds.record import (
     Record,
     about_annotators,
     check_same,
     fingerprint,
+    read_about,
     read_answers,
     read_record,
     summary,
@@ -42,7 +43,7 @@ from maskmill.pipeline.rounds.steps import annotate, import_masks, prepare, run_
 from maskmill.pipeline.rounds.watch import Watch
 from maskmill.sam.build import checkpoint_sha256
 from maskmill.storage.annotated import open_annotated
-from maskmill.storage.files import at, create_if_absent, exists, read_bytes, sha256_file, to_json
+from maskmill.storage.files import at, create_if_absent, exists, sha256_file, to_json
 
 THREADS = 1  # of this process, on every machine: another number rounds sums in another order
 
@@ -75,6 +76,10 @@ class DataEngine:
 
     def __init__(self, cfg: EngineConfig, out: Path, engine: Engine, watch: Watch) -> None:
         self.cfg, self.out, self.engine, self.watch = cfg, out, engine, watch
+        if cfg.data.source is not None:
+            check_apart(cfg.data.images or cfg.data.source, at(out))
+        if exists(at(out / "engine.json")):  # before anything is drawn for another config
+            check_same(out, read_about(out) | {"data": {}}, fingerprint(cfg, {}))
         self.images = EngineImages(cfg.data, cfg.seed, out, watch)
         self.rounds = list(rounds_of(cfg))
         self.images.take(0, sum(r.images for r in self.rounds))  # asked for too many: say so before any work
@@ -82,7 +87,7 @@ class DataEngine:
         given = take_detections(cfg.prefill, self.images.whole, self.detections)
         about = to_json(fingerprint(cfg, self.images.fingerprint | given))
         create_if_absent(at(out / "engine.json"), about)
-        check_same(out, json.loads(read_bytes(at(out / "engine.json"))), json.loads(about))
+        check_same(out, read_about(out), json.loads(about))
 
     def run(self) -> list[Record]:
         """Every round to its record. Stopped, if it was asked to; the same call continues."""
@@ -146,14 +151,15 @@ class DataEngine:
             "annotation": annotation,
         }  # fmt: skip
         retraining = Retraining(self.cfg, self.out, r.name, self.embeddings, self.images.held_out, self.watch)
-        return made | retraining.do(self.builds(r, True), model, model_in, records[-1]["metrics"])
+        served = [record["metrics"] for record in records]
+        return made | retraining.do(self.builds(r, True), model, model_in, served)
 
     def annotate(self, r: Round, chosen: list[int], model: ModelSection, model_id: str) -> Record:
         """The images embedded and shown, the masks handed in, as a build; what people did."""
         folder, cfg = self.out / "rounds" / r.name, self.cfg
         with self.watch.step(r.name, "pack"):
             if not exists(at(folder / "images.tar")):
-                pack_images(self.images.whole, chosen, folder / "images.tar")
+                pack_images(self.images.whole, chosen, folder / "images.tar", self.watch.tell)
         detector = self.detector_path(r) if r.stage == "semi" else None
         with self.watch.step(r.name, "prepare"):
             prepare(folder, model, self.embeddings, detector, cfg.prefill, cfg.run, self.engine, self.watch, r.images)
@@ -162,16 +168,17 @@ class DataEngine:
             embeddings=str(self.embeddings), session=cfg.annotators, lease_s=cfg.queue.lease_s,
             annotators=max(1, cfg.queue.processes), prepared=str(folder / "prepared"),
         )  # fmt: skip
-        tasks = [(stem(self.images.whole.names[i]), str(i)) for i in chosen]
+        packed = names_in(folder / "images.tar")
+        tasks = [(name, str(i)) for i in chosen if (name := stem(self.images.whole.names[i])) in packed]
         with self.watch.step(r.name, "annotate") as say:
             if not cfg.queue.processes:
                 self.watch.tell(f"waiting for others to work on {folder / 'queue.sqlite'}")
             done = annotate(folder, assignment, tasks, cfg.queue.processes, say)
         with self.watch.step(r.name, "import"):
             if not exists(at(folder / "masks.tar")):
-                pack_answers(folder / "images.tar", folder / "answers", done, folder / "masks.tar")
+                pack_answers(folder / "images.tar", done, folder / "masks.tar")
             import_masks(folder, r.stage, model_id, cfg.run, self.engine, self.watch, len(done))
-        return {"images": len(done), "not_done": len(tasks) - len(done)} | summary(read_answers(folder, done))
+        return {"images": len(done), "not_done": len(chosen) - len(done)} | summary(read_answers(done.values()))
 
     def about_data(self, r: Round) -> Record:
         """Which images, and the bytes that came of them."""
@@ -208,7 +215,8 @@ class DataEngine:
             opened = open_build(recipe, self.out / "automatic", append=False)
             build = run_build(opened, new_job(recipe, opened.build, None), self.engine, self.watch, count)
         with self.watch.step("automatic-1", "quality") as say:
-            quality = automatic_quality(open_annotated(str(build.path)), self.images.held_out, say)
+            found = open_annotated(str(build.path)) if any(m.masks for m in build.manifests()) else None
+            quality = automatic_quality(found, self.images.held_out, say)
         return {
             "stage": "automatic", "round": 1, "model_in": model_in, "model_out": model_in,
             "metrics": records[-1]["metrics"], "images": sum(m.images for m in build.manifests()),

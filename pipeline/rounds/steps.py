@@ -74,9 +74,9 @@ def prepare(
 
 def annotate(
     folder: Path, assignment: Assignment, tasks: Sequence[tuple[str, str]], processes: int, say: At
-) -> list[str]:
+) -> dict[str, Path]:
     """Every task handed in by simulated annotators, each a process; one that dies is replaced. Without any, others work
-    on the queue. Returns the tasks that could be done. Stopped, Failed."""
+    on the queue. Returns the answer's file of each task that could be done. Stopped, Failed."""
     write_assignment(folder, assignment)
     queue = queue_of(folder, assignment)
     queue.add(tasks)
@@ -105,7 +105,7 @@ def annotate(
         raise
     finally:
         dismiss(list(at_work.values()), patience)
-    done = list(queue.answers())
+    done = {claim.name: folder / "answers" / claim.file for claim, _ in queue.handed_in()}
     if not done:
         raise Failed(f"not one task of {folder} could be done: {'; '.join(set(queue.answers('rejected').values()))}")
     return done

@@ -56,7 +56,7 @@ def cells(name: str, record: dict[str, Any]) -> list[str]:
     a, m = record.get("annotation", {}), record["metrics"]
     images = record.get("images", record.get("data", {}).get("images"))
     masks = a.get("masks", record.get("masks"))
-    each = None if not images or masks is None else masks / images
+    each = a["masks_per_image"] if a else None if not images or masks is None else masks / images
     return [
         name, number(images, "d"), number(masks, "d"), number(each, ".1f"), number(a.get("seconds_per_mask"), ".2f"),
         number(a.get("clicks_per_mask"), ".2f"),

@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -196,6 +196,9 @@ def from_tree(cls: type[T], tree: Any, path: str = "") -> T:
             near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(hints)}"
             raise UserError(f"unknown config key {path + str(key)!r}: {hint}")
+    needed = [f.name for f in dataclasses.fields(typing.cast(Any, cls)) if f.default is f.default_factory is MISSING]
+    if lacking := [name for name in needed if name not in tree]:
+        raise UserError(f"config key {path + lacking[0]!r} is missing")
     return cls(**{key: convert(hints[key], value, path + key) for key, value in tree.items()})
 
 

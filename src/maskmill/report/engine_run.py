@@ -49,6 +49,8 @@ class Round:
     @property
     def each(self) -> float | None:
         """Masks an image."""
+        if "annotation" in self.record:  # of the images that could be done
+            return self.get("annotation/masks_per_image")
         return self.count / self.images if self.images and self.count is not None else None
 
     @property

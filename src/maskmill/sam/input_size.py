@@ -10,7 +10,6 @@ from dataclasses import replace
 import torch.nn.functional as F
 from torch import Size, Tensor
 
-from maskmill.errors import UserError
 from maskmill.sam.sam import ModelConfig, Sam
 
 POSITIONS = "image_encoder.pos_embed"
@@ -32,11 +31,10 @@ def with_input(cfg: ModelConfig, img_size: int) -> ModelConfig:
 def resized(model: Sam, img_size: int) -> Sam:
     """A model for images of `img_size` pixels with the weights of `model`, its positions interpolated.
 
-    Its embedding of such an image is the one that `model` gives. UserError if the patches do not fill the image.
+    Its embedding of such an image is the one that `model` gives.
     """
     patch = model.cfg.image_encoder.patch_size
-    if img_size < patch or img_size % patch:
-        raise UserError(f"img_size is {img_size}: expected a multiple of the patches of {model.name!r}, {patch} pixels")
+    assert img_size >= patch and img_size % patch == 0, f"patches of {patch} pixels do not fill {img_size}"
     other = Sam(with_input(model.cfg, img_size))
     state = model.state_dict()
     for name, want in other.state_dict().items():

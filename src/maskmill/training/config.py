@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass, field
 
-from maskmill.config import at_least, one_of
+from maskmill.config import at_least, one_of, read_yaml
 from maskmill.errors import UserError
 
 
@@ -37,6 +37,13 @@ class TrainModel:
                 raise UserError(f"model.{name} is {getattr(self, name):g}: it must lie in [0, 1)")
         if self.fresh and (self.checkpoint is not None or self.train != "all"):
             raise UserError("model.fresh starts from random weights: leave out model.checkpoint, and train all of them")
+        if self.img_size is not None:
+            patch = read_yaml("model", self.name)["image_encoder"].get("patch_size", 16)
+            if self.img_size < patch or self.img_size % patch:
+                raise UserError(
+                    f"model.img_size is {self.img_size}: expected a multiple of the patches of {self.name!r}, "
+                    f"{patch} pixels"
+                )
         if self.fresh and self.keep:
             raise UserError(f"model.keep is {self.keep:g}: random weights (model.fresh) are not worth keeping")
 

@@ -36,6 +36,10 @@ from maskmill.training.trainer import ALONE, Place, Trainer
 FITTED = 16  # images that a fresh patch embedding is fitted to
 
 
+class NothingToLearn(UserError):
+    """Not one mask of the data can be trained on."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where a run is: `left` seconds at the pace so far, `figures` the means of the last line."""
@@ -149,7 +153,7 @@ class Run:
             masks += window[-1]["masks"]
             step, steps = self.trainer.step, self.cfg.optim.steps
             if not masks and step - before >= 1 + len(self.samples.entries) // self.cfg.optim.images:
-                raise UserError(
+                raise NothingToLearn(
                     f"no mask to train on in {len(self.samples.entries)} images: all are empty, too small or too large"
                 )
             if step % self.cfg.run.log_every == 0 or step == steps:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from maskmill.errors import UserError
 from maskmill.pipeline.engines.local import LocalEngine
 from maskmill.pipeline.rounds import watch
 from maskmill.pipeline.rounds.config import read_engine_config
+from maskmill.pipeline.rounds.data import EngineImages
 from maskmill.pipeline.rounds.gate import worse
+from maskmill.pipeline.rounds.pack import stem
 from maskmill.pipeline.rounds.run import DataEngine
 from maskmill.pipeline.rounds.watch import Watch
 from tests.pipeline.exchange import complaint, done, export, import_, run
@@ -100,6 +103,12 @@ def test_another_config_is_refused(made: Made) -> None:
         ("train=finetun", "did you mean 'finetune'"),
         ("measure.clicks=[1, 3]", "clicks lack 5"),
         ("train.data.sources=[{path: x}]", "leave it out"),
+        ("automatic.set=[generate.point_per_side=4]", "did you mean 'points_per_side'"),
+        ("automatic.set=[model.name=vit_b]", "automatic.set has model.*"),
+        ("automatic.set=[run.unit_size=1]", "automatic.set has run.*"),
+        ("assisted.rounds=0", "no mask to learn from"),
+        ("train_processes=2", "train.optim.images=1 cannot be shared evenly"),
+        ("train.model.img_size=650", "multiple of the patches"),
     ],
 )
 def test_refused(tmp_path: Path, assignment: str, words: str) -> None:
@@ -117,6 +126,56 @@ def test_a_dry_run_says_what_would_be_done(tmp_path: Path) -> None:
     for name in ("demo", "nuclei"):
         words = [] if name == "demo" else ["--set", f"data.source={write_set(tmp_path / 'set', 260, masks=False)}"]
         assert "automatic-1" in done("engine", "run", name, "--out", tmp_path / "run", "--dry-run", *words).output
+
+
+def test_a_recipe_by_name_may_be_changed(tmp_path: Path) -> None:
+    cfg = read_engine_config(str(write_config(tmp_path)), ("train=finetune", "train.optim.steps=50"))
+    assert cfg.train.optim.steps == 50 and cfg.train.optim.warmup == 20, "the rest is finetune's"
+
+
+def test_no_data(tmp_path: Path) -> None:
+    path = tmp_path / "engine.yaml"
+    path.write_text("seed: 1")
+    assert "config key 'data' is missing" in complaint(run("engine", "run", path, "--out", tmp_path / "run"))
+
+
+def test_a_refused_config_draws_nothing(made: Made) -> None:
+    before = sorted((made.out / "data").iterdir())
+    words = ("engine", "run", made.config, "--out", made.out, "--set", "data.scenes=16")
+    assert "config.data.scenes: 8 -> 16" in complaint(run(*words))
+    assert sorted((made.out / "data").iterdir()) == before
+
+
+def test_a_run_of_an_earlier_version_goes_on(made: Made, tmp_path: Path) -> None:
+    """Settings that it knows nothing of have their defaults."""
+    shutil.copytree(made.out, tmp_path / "run")
+    path = tmp_path / "run/engine.json"
+    tree = json.loads(path.read_bytes())
+    del tree["config"]["train"]["data"]["colour_jitter"], tree["config"]["train"]["model"]["img_size"]
+    path.write_text(json.dumps(tree))
+    done("engine", "run", made.config, "--out", tmp_path / "run", "--engine", "local")
+
+
+def test_a_run_within_its_images_is_refused(tmp_path: Path) -> None:
+    source = write_set(tmp_path / "set", 8)
+    words = ("--set", f"data.source={source}", "--set", "data.scenes=0")
+    said = complaint(run("engine", "run", write_config(tmp_path), "--out", source / "run", *words))
+    assert "lies inside the images" in said and not (source / "run").exists()
+
+
+def test_an_image_that_cannot_be_read_costs_itself_alone(tmp_path: Path) -> None:
+    """One without an annotation, one that is no picture: the rounds go on without them."""
+    words, found = small(tmp_path), None
+    cfg = read_engine_config(str(write_config(tmp_path)), tuple(words))
+    images = EngineImages(cfg.data, cfg.seed, tmp_path / "run", Watch(tmp_path / "run", quiet=True))
+    first, second = (images.whole.names[i] for i in images.take(0, 2))
+    (tmp_path / "set" / Path(first).with_suffix(".json").name).unlink()
+    (tmp_path / "set" / Path(images.whole.names[images.take(2, 1)[0]]).name).write_bytes(b"no picture")
+    found = run_here(tmp_path, *words, "retrain=false")
+    for name in ("assisted-1", "assisted-2"):
+        assert found[name]["annotation"]["images"] == found[name]["annotation"]["not_done"] == 1
+    keys = Build(tmp_path / "run/rounds/assisted-1/masks").images()["key"].to_pylist()
+    assert keys == [stem(second)]
 
 
 def test_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,11 +209,13 @@ def figures(miou: float, noc: float) -> dict[str, Any]:
 
 def test_the_gate() -> None:
     """A figure that falls keeps the old model; equal or better figures do not."""
-    old = figures(0.8, 6.0)
+    old = [figures(0.8, 6.0)]
     assert not worse(figures(0.8, 6.0), old, 0) and not worse(figures(0.9, 5.0), old, 0)
     assert any("mIoU@3 fell" in line for line in worse(figures(0.79, 5.0), old, 0))
     assert any("NoC@90 rose" in line for line in worse(figures(0.9, 6.1), old, 0))
     assert not worse(figures(0.79, 6.1), old, 0.02)
+    later = [*old, figures(0.79, 6.1)]
+    assert any("mIoU@1 fell from 0.8000" in line for line in worse(figures(0.775, 6.1), later, 0.02)), "no drift"
 
 
 def small(folder: Path) -> list[str]:

@@ -59,6 +59,8 @@ def test_an_expired_lease_goes_to_the_next(tmp_path: Path) -> None:
     assert not queue.release(slow)
     assert queue.finish(quick, "in time")
     assert queue.answers() == {"t": "in time"}
+    assert queue.handed_in() == [(quick, "in time")]
+    assert quick.file != slow.file, "what is written late is another file"
 
 
 def test_a_late_answer_counts_if_nobody_else_has_claimed(tmp_path: Path) -> None:

@@ -146,11 +146,12 @@ def test_a_dead_annotators_task_is_done_by_another_once(made: Made, tmp_path: Pa
     done = queue.answers()
     assert list(done) == [name for name, _ in tasks] and "first" not in done.values()
     with sqlite3.connect(folder / "queue.sqlite") as db:
-        claims = sorted(n for (n,) in db.execute("select claim from tasks"))
-    assert claims == [1] * (len(tasks) - 1) + [2], "only the dead one's task was claimed again"
+        claims = db.execute("select name, claim from tasks").fetchall()
+    assert sorted(n for _, n in claims) == [1] * (len(tasks) - 1) + [2], "only the dead one's task was claimed again"
     for name, _ in tasks:
-        answer = f"answers/{name}.json"
-        assert (folder / answer).read_bytes() == (source / answer).read_bytes()
+        number = dict(claims)[name]
+        ours, theirs = folder / f"answers/{name}-{number}.json", source / f"answers/{name}-1.json"
+        assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_an_annotator_ends_with_its_engine(made: Made, tmp_path: Path) -> None:
@@ -187,7 +188,7 @@ def test_others_work_on_the_queue_and_reject_what_cannot_be_done(tmp_path: Path)
     assert first is not None and queue.reject(first, "blurred")
     second = queue.claim("a person")
     assert second is not None
-    write_bytes(at(folder / f"answers/{second.name}.json"), Desk(folder).do(second))
+    write_bytes(at(folder / "answers" / second.file), Desk(folder).do(second))
     assert queue.finish(second, "a person")
     ends(process)
     record = records(out)["assisted-1"]

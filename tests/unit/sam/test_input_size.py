@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import save_file
 
-from maskmill.errors import UserError
 from maskmill.sam.build import checkpoint_sha256, load_model
 from maskmill.sam.input_size import resized
 
@@ -29,10 +27,3 @@ def test_weights_say_their_size(tmp_path: Path) -> None:
     assert model.img_size == 320 and len(checkpoint_sha256("nano", path)) == 64
     assert all(torch.equal(v, other.state_dict()[k]) for k, v in model.state_dict().items())
     assert model.prompt_encoder.image_embedding_size == (20, 20)
-
-
-def test_a_size_that_patches_do_not_fill_is_refused() -> None:
-    model = load_model("nano", device="cpu")
-    for size in (330, 0, -16):
-        with pytest.raises(UserError, match=f"img_size is {size}: expected a multiple of the patches of 'nano', 16"):
-            resized(model, size)

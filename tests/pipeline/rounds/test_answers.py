@@ -1,0 +1,63 @@
+"""What annotators hand in is looked at before it becomes masks."""
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maskmill.errors import UserError
+from maskmill.pipeline.rounds.pack import checked_answer, names_in, pack_answers
+from tests.pipeline.rounds.conftest import Made
+
+
+def answer(made: Made) -> tuple[Path, dict[str, Any]]:
+    """A real one, with masks."""
+    for path in sorted((made.out / "rounds/assisted-1/answers").iterdir()):
+        tree = json.loads(path.read_bytes())
+        if tree["annotations"]:
+            return path, tree
+    raise AssertionError("no annotator has made a mask")
+
+
+def test_a_good_answer_is_taken_as_it_is(made: Made) -> None:
+    path, tree = answer(made)
+    height, width = tree["annotations"][0]["segmentation"]["size"]
+    assert checked_answer(path, height, width) == path.read_bytes()
+
+
+def test_a_bad_answer_is_named(made: Made, tmp_path: Path) -> None:
+    _, tree = answer(made)
+    size, path = tree["annotations"][0]["segmentation"]["size"], tmp_path / "t-1.json"
+
+    def said(text: str, height: int = size[0]) -> str:
+        path.write_text(text)
+        with pytest.raises(UserError) as e:
+            checked_answer(path, height, size[1])
+        assert str(path) in str(e.value)
+        return str(e.value)
+
+    assert "lacks 'seconds'" in said(json.dumps(tree).replace('"seconds"', '"minutes"'))
+    assert "cannot be taken (KeyError: 'meta')" in said(json.dumps({"image": {}, "annotations": []}))
+    assert "cannot be taken (JSONDecodeError" in said("masks")
+    assert "has a mask of" in said(json.dumps(tree), height=size[0] + 1)
+    path.unlink()
+    with pytest.raises(UserError, match="cannot be taken"):
+        checked_answer(path, size[0], size[1])
+
+
+def test_a_bad_answer_leaves_no_tar_behind(made: Made, tmp_path: Path) -> None:
+    """So it can be mended, and the same command goes on."""
+    images = made.out / "rounds/assisted-1/images.tar"
+    good, tree = answer(made)
+    name = good.stem.rpartition("-")[0]
+    assert name in names_in(images)
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(UserError):
+        pack_answers(images, {name: tmp_path / "bad.json"}, tmp_path / "masks.tar")
+    assert not (tmp_path / "masks.tar").exists()
+    (tmp_path / "bad.json").write_text(json.dumps(tree))
+    pack_answers(images, {name: tmp_path / "bad.json"}, tmp_path / "masks.tar")
+    with tarfile.open(tmp_path / "masks.tar") as tar:
+        assert tar.getnames() == [f"{name}.png", f"{name}.json"]
