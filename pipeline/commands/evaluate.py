@@ -99,10 +99,19 @@ def box_prompts(boxes: str, data: "AnnotatedSet") -> "Instances":
 
 
 def find_model(model: str, checkpoint: str | None) -> tuple[str, str | None]:
-    """The name and the weights of MODEL: a name, or a folder that `maskmill train` has written."""
+    """The name and the weights of MODEL: a name, or a folder that `maskmill train` has written (`./nano`, if it has the
+    name of a model)."""
     import yaml
 
+    from maskmill.config import names
+
+    if model in names("model"):
+        return model, checkpoint
+    if "://" in model:
+        raise UserError(f"{model}: weights are read from this machine: copy its model.safetensors, give --checkpoint")
     folder = Path(model)
+    if (folder / "nano.safetensors").is_file():  # the built-in model's own recipe keeps no config
+        return "nano", checkpoint or str(folder / "nano.safetensors")
     if folder.is_dir() and not (folder / "config.yaml").is_file():
         raise UserError(f"{model}: no training wrote this folder (no config.yaml): give a training's DIR, or a name")
     if not (folder / "config.yaml").is_file():
@@ -169,10 +178,13 @@ def write_audit(
 ) -> None:
     """audit.json."""
     from maskmill.evaluate.audit import audit
-    from maskmill.storage.annotated import open_annotated
+    from maskmill.storage.annotated import has_images_apart, open_annotated
     from maskmill.storage.files import at, to_json, write_bytes
 
-    found = audit(open_annotated(automatic, images, filter_name), open_annotated(corrected, images), resamples)
+    lie = [images if has_images_apart(path) else None for path in (automatic, corrected)]
+    if images is not None and lie == [None, None]:
+        raise UserError(f"--images {images}: images are named apart only for a build or for COCO JSON")
+    found = audit(open_annotated(automatic, lie[0], filter_name), open_annotated(corrected, lie[1]), resamples)
     tree = {
         "automatic": automatic,
         "corrected": corrected,

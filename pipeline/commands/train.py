@@ -67,13 +67,14 @@ def train(
     if images is not None and (not data or tree.get("recipe") == "nano"):
         raise UserError(f"--images {images}: it says where the images of --data lie; in a config, data.sources has it")
     check_writable(at(out))
-    if tree.get("recipe") == "nano":
-        done = train_nano(tree, data, out, processes, quiet, stop_between_steps())
-        sys.exit(0 if done else RESUMABLE)
-    cfg = read_config(tree, data, images)
-    check_device(cfg.run.device, here=processes == 1, name="run.device")
+    nano = tree.get("recipe") == "nano"
+    cfg = None if nano else read_config(tree, data, images)
+    if cfg is not None:
+        check_device(cfg.run.device, here=processes == 1, name="run.device")
     try:
-        if processes > 1:
+        if cfg is None:
+            done = train_nano(tree, data, out, processes, quiet, stop_between_steps())
+        elif processes > 1:
             from maskmill.pipeline.ray_train import fit_on_ray
 
             stop_resumable()  # at once: the processes keep what they saved last
@@ -89,7 +90,8 @@ def train(
         click.echo(f"maskmill: {words}; {more}", err=True)
         sys.exit(FAILED)
     if not quiet:
-        words = f"done: {out}/model.safetensors" if done else "stopped; the same command continues where it stopped"
+        file = f"{out}/{'nano' if nano else 'model'}.safetensors"
+        words = f"done: {file}" if done else "stopped; the same command continues where it stopped"
         click.echo(f"train: {words}", err=True)
     sys.exit(0 if done else RESUMABLE)
 

@@ -7,7 +7,7 @@ from pycocotools import mask as coco_mask
 
 from maskmill.errors import UserError
 from maskmill.pipeline.rounds.watch import At
-from maskmill.storage.annotated import AnnotatedSet
+from maskmill.storage.annotated import AnnotatedSet, plain_name
 
 MATCHED = 0.5
 
@@ -15,16 +15,16 @@ MATCHED = 0.5
 def automatic_quality(automatic: AnnotatedSet | None, truth: AnnotatedSet, say: At) -> dict[str, Any]:
     """The paper's shares (section 5: above 90% and 75% IoU) of matched pairs, and how many objects are found.
     automatic: None if there is not one mask."""
-    places = {} if automatic is None else {plain(name): i for i, name in enumerate(automatic.names)}
+    places = {} if automatic is None else {plain_name(name): i for i, name in enumerate(automatic.names)}
     ious: list[float] = []
     masks = objects = 0
     for n, name in enumerate(truth.names):
         wanted = truth.read(n)
         say(n, len(truth.names))
         objects += len(wanted.counts)
-        if automatic is None or plain(name) not in places:  # not one mask there
+        if automatic is None or plain_name(name) not in places:  # not one mask there
             continue
-        found = automatic.read(places[plain(name)])
+        found = automatic.read(places[plain_name(name)])
         if found.image.shape != wanted.image.shape:
             raise UserError(f"image {name} has another size in the automatic build: give the same images")
         masks += len(found.counts)
@@ -50,8 +50,3 @@ def match(found: tuple[str, ...], wanted: tuple[str, ...], size: list[int]) -> l
         out.append(float(table[i, j]))
         table[i, :] = table[:, j] = -1
     return out
-
-
-def plain(name: str) -> str:
-    """A folder's images have no shard in front."""
-    return name.removeprefix("./")

@@ -17,6 +17,8 @@ import yaml
 from safetensors.torch import load_file
 
 from maskmill.config import merge, parse_set, read_yaml
+from maskmill.errors import UserError
+from maskmill.pipeline.commands.evaluate import find_model
 from maskmill.pipeline.commands.train import read_config
 from maskmill.training.config import TrainConfig
 from maskmill.training.fit import fit
@@ -176,6 +178,38 @@ def test_an_audit(tmp_path: Path) -> None:
     assert "above 90% IoU: 66.7% of pairs" in shown
 
 
+def test_an_audit_of_a_build_against_files(tmp_path: Path) -> None:
+    """A build of a folder names its images otherwise; its images may have moved, the corrected ones lie beside."""
+    source = write_set(tmp_path / "a", 2)
+    for n in range(2):
+        tree = json.loads((source / f"sa_{n}.json").read_text())
+        about = {"image_id": n, "width": 80, "height": 60, "file_name": f"sa_{n}.png"}
+        (source / f"sa_{n}.json").write_text(json.dumps(tree | {"image": about}))
+    automatic = import_(source, tmp_path / "build", "sa1b").path
+    corrected = shutil.copytree(source, tmp_path / "corrected")
+    pixels = shutil.copytree(source, tmp_path / "moved")
+    shutil.rmtree(source)
+    words = ("evaluate", "--audit", automatic, corrected, "--out", tmp_path / "audit")
+    done(*words, "--images", pixels)
+    tree = json.loads((tmp_path / "audit/audit.json").read_text())
+    assert tree["images"] == 2 and tree["pairs"] == 6 and tree["above"]["90"]["mean"] == 1
+    said = complaint(run("evaluate", "--audit", corrected, pixels, "--out", tmp_path / "o", "--images", pixels))
+    assert "only for a build or for COCO JSON" in said
+
+
+def test_which_model_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder may have the name of a model; a training of nano keeps its weights under another name."""
+    monkeypatch.chdir(tmp_path)
+    Path("nano").mkdir()
+    assert find_model("nano", None) == ("nano", None)
+    with pytest.raises(UserError, match="no training wrote this folder"):
+        find_model("./nano", None)
+    Path("nano/nano.safetensors").touch()
+    assert find_model("nano/", None) == ("nano", "nano/nano.safetensors")
+    with pytest.raises(UserError, match="weights are read from this machine"):
+        find_model("s3://bucket/run", None)
+
+
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
     data, cfg = write_set(tmp_path / "set", 1), recipe(tmp_path)
     assert "--data" in complaint(run("train", cfg, "--out", tmp_path / "o"))
@@ -185,6 +219,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     (data / "sa_0.json").write_text(json.dumps({"annotations": [annotation(np.ones((5, 5), bool), 3)]}))
     words = complaint(run("train", cfg, "--data", data, "--out", tmp_path / "o"))
     assert "sa_0.png" in words and "annotation 3" in words
+    assert "--images" in complaint(run("train", cfg, "--images", data, "--out", tmp_path / "o"))
     for key, hint in (
         ("run.device=gpu", "expected cpu, cuda"),
         ("run.threads=0", "at least 1"),

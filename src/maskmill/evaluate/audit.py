@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 from maskmill.errors import UserError
 from maskmill.evaluate.bootstrap import Estimate, estimate
-from maskmill.storage.annotated import AnnotatedSet
+from maskmill.storage.annotated import AnnotatedSet, plain_name
 
 BOUNDS = (0.9, 0.75)
 
@@ -30,8 +30,8 @@ class Audit:
 
 def audit(automatic: AnnotatedSet, corrected: AnnotatedSet, resamples: int = 1000, seed: int = 0) -> Audit:
     """Compare two sets. Images are matched by name, the corrected ones may be a part of all."""
-    places = {name: i for i, name in enumerate(automatic.names)}
-    if strangers := [name for name in corrected.names if name not in places]:
+    places = {plain_name(name): i for i, name in enumerate(automatic.names)}
+    if strangers := [name for name in corrected.names if plain_name(name) not in places]:
         raise UserError(
             f"{len(strangers)} corrected images are not among the automatic ones (first: {strangers[0]}; there: "
             f"{automatic.names[0]}): give both sets the same names"
@@ -40,7 +40,7 @@ def audit(automatic: AnnotatedSet, corrected: AnnotatedSet, resamples: int = 100
     groups: list[int] = []
     removed = added = 0
     for n, name in enumerate(corrected.names):
-        before, after = automatic.read(places[name]), corrected.read(n)
+        before, after = automatic.read(places[plain_name(name)]), corrected.read(n)
         if before.image.shape != after.image.shape:
             sizes = [f"{a.image.shape[1]}x{a.image.shape[0]}" for a in (before, after)]
             raise UserError(f"image {name} is {sizes[0]}, its corrected one {sizes[1]}: they must be the same image")

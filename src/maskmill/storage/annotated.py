@@ -70,11 +70,26 @@ def open_annotated(source: str, images: str | None = None, filter: str | None = 
         return BuildSet(Build(source), images, filter)
     if filter is not None:
         raise UserError(f"{source} is not a build: a filter ({filter!r}) chooses among a build's masks")
-    if url.endswith(".json") or listing.stat(listing.join(url, "annotations")) == "folder":
+    if is_coco(url):
         return CocoSet(source, images)
     if images is not None:
         raise UserError(f"{source}: images ({images!r}) are named apart only for a build or for COCO JSON")
     return Sa1bSet(source)
+
+
+def is_coco(url: str) -> bool:
+    """Whether it names COCO JSON, or a folder with its `annotations`."""
+    return url.endswith(".json") or listing.stat(listing.join(url, "annotations")) == "folder"
+
+
+def has_images_apart(source: str) -> bool:
+    """Whether its images lie somewhere else, as those of a build and of COCO JSON do."""
+    return exists(at(source) / "build.json") or is_coco(listing.absolute(source))
+
+
+def plain_name(name: str) -> str:
+    """An image's name without the shard `.` that a build gives to a folder's images: as other sets name it."""
+    return name.removeprefix("./")
 
 
 class BuildSet:

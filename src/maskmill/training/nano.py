@@ -26,7 +26,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from maskmill.errors import UserError
+from maskmill.storage.files import at, write_bytes
 from maskmill.training.data import deaf
+from maskmill.training.fit import kept_lines
 from maskmill.training.nano_trainer import NanoConfig, Phase, Trainer
 from maskmill.training.photos import Photo, read_tar, resized
 from maskmill.training.pool import CHUNK, CROWDS, Packed, View, fill_pool, pack_photos, read_pool, view_stream
@@ -104,6 +106,8 @@ def train(
     trainer.prepare(first)
     if resumed:
         trainer.load(out / "checkpoint.pt")
+        lines = kept_lines(at(out), trainer.step)
+        write_bytes(at(out / "metrics.jsonl"), "".join(f"{line}\n" for line in lines).encode())
     window: list[dict[str, float]] = []
     saved = time.monotonic()
     for phase in cfg.phases:

@@ -1,18 +1,24 @@
 """One training step of `nano`, and everything that a checkpoint holds."""
 
-import os
+import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
+from maskmill.config import to_tree
 from maskmill.errors import UserError
 from maskmill.sam.build import build_sam, load_config
 from maskmill.sam.sam import Sam
+from maskmill.storage.files import at, write_bytes
 from maskmill.training import nano_loss
+from maskmill.training.fit import refuse_changes
 from maskmill.training.nano_model import decode, embed_prompts, initialise, scale_logits
+from maskmill.training.trainer import Diverged
 
 
 @dataclass(frozen=True)
@@ -101,13 +107,15 @@ class Trainer:
         return self.cfg.lr * min(1.0, (self.step + 1) / self.cfg.warmup) * falling
 
     def train_step(self, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> dict[str, float]:
-        """One update; the step's figures."""
+        """One update; the step's figures. Diverged, with the weights of the step before."""
         with torch.autocast("cpu", torch.bfloat16):
             loss, figures = self.loss(batch)
         for optimiser in self.optimisers:
             optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), 1.0))
+        if not math.isfinite(norm):
+            raise Diverged(f"the gradient is {norm} at step {self.step + 1}: lower lr")
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = self.rate()
@@ -182,6 +190,7 @@ class Trainer:
     def save(self, out: Path) -> None:
         """Checkpoint and export, each by rename: a kill leaves the old or the new file, never half of one."""
         state = {
+            "config": recipe(self.cfg),
             "model": self.model.state_dict(),
             "similarity": self.similarity.state_dict(),
             "similarity_bias": self.similarity_bias.data,
@@ -191,16 +200,18 @@ class Trainer:
             "step": self.step,
             "elapsed": self.elapsed,
         }
-        torch.save(state, out / "checkpoint.partial")
-        os.replace(out / "checkpoint.partial", out / "checkpoint.pt")
+        whole = io.BytesIO()
+        torch.save(state, whole)
+        write_bytes(at(out / "checkpoint.pt"), whole.getvalue())
         sharp = scale_logits(self.average, self.cfg.logit_scale)
         half = {k: v.half().contiguous() for k, v in sharp.items()}
-        save_file(half, out / "nano.partial")
-        (out / "nano.partial").chmod(0o644)
-        os.replace(out / "nano.partial", out / "nano.safetensors")
+        write_bytes(at(out / "nano.safetensors"), save_safetensors(half))
 
     def load(self, path: Path) -> None:
+        """The inverse of `save`. UserError if it was begun with another recipe."""
         state = torch.load(path, weights_only=True)
+        own = {"config": recipe(self.cfg)}
+        refuse_changes(at(path.parent), {**own, **{k: state[k] for k in own.keys() & state.keys()}}, own)
         self.model.load_state_dict(state["model"])
         self.similarity.load_state_dict(state["similarity"])
         self.similarity_bias.data = state["similarity_bias"]
@@ -209,3 +220,10 @@ class Trainer:
             optimiser.load_state_dict(saved)
         self.generator.set_state(state["generator"])
         self.step, self.elapsed = state["step"], state["elapsed"]
+
+
+def recipe(cfg: NanoConfig) -> dict[str, Any]:
+    """What may not change within a run. More `minutes` make it longer."""
+    tree = to_tree(cfg)
+    del tree["threads"], tree["minutes"]
+    return tree

@@ -14,6 +14,7 @@ from maskmill.training.nano_model import decode, embed_prompts, initialise, scal
 from maskmill.training.nano_trainer import NanoConfig, Phase, Trainer
 from maskmill.training.photos import read_tar
 from maskmill.training.pool import Packed, click, random_view
+from maskmill.training.trainer import Diverged
 from tests.unit.sam import plain
 
 
@@ -148,6 +149,41 @@ def test_training_resumes_and_exports_official_names(tmp_path: Path) -> None:
     model.load_state_dict(weights, strict=True)
     assert {v.dtype for v in weights.values()} == {torch.float16}
     assert not list(tmp_path.glob("*.partial"))
+
+
+def small_trainer(**changes: float) -> Trainer:
+    torch.set_num_threads(1)
+    trainer = Trainer(NanoConfig(warmup=1, more=0.0, **changes))  # type: ignore[arg-type]
+    trainer.prepare(torch.randn(2, 3, 64, 64))
+    return trainer
+
+
+def batch(scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """One image of 64 x 64 with one mask, its click and its box."""
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., 4:12, 4:12] = 1
+    image = scale * torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    return image, mask, torch.tensor([[[31.5, 31.5]]]), torch.tensor([[[16.0, 16, 48, 48]]])
+
+
+def test_a_gradient_that_is_no_number_is_said_and_changes_nothing() -> None:
+    trainer = small_trainer()
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    with pytest.raises(Diverged, match="the gradient is nan at step 1: lower lr"):
+        trainer.train_step(batch(float("nan")))
+    assert trainer.step == 0 and all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
+    assert np.isfinite(trainer.train_step(batch())["loss"])
+
+
+def test_it_goes_on_with_its_own_recipe_only(tmp_path: Path) -> None:
+    trainer = small_trainer()
+    trainer.train_step(batch())
+    trainer.save(tmp_path)
+    longer = small_trainer(minutes=500.0)
+    longer.load(tmp_path / "checkpoint.pt")
+    assert longer.step == 1 and all(torch.equal(v, trainer.average[k]) for k, v in longer.average.items())
+    with pytest.raises(UserError, match=r"was begun with lr=0\.001, not 0\.01"):
+        small_trainer(lr=0.01).load(tmp_path / "checkpoint.pt")
 
 
 @torch.no_grad()
