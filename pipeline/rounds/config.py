@@ -182,6 +182,12 @@ class EngineConfig:
             raise UserError("train.data.sources: the engine trains on what was annotated; leave it out")
         if self.train.model.fresh:
             raise UserError("train.model.fresh: the engine retrains the model that serves; leave it out")
+        if self.train.model.checkpoint is not None:
+            raise UserError(
+                "train.model.checkpoint: the engine retrains the model that serves; model.checkpoint is the first one"
+            )
+        if self.train.run.embeddings is not None:
+            raise UserError("train.run.embeddings: the engine keeps its own beside its rounds; leave it out")
 
 
 def read_engine_config(path: str, assignments: tuple[str, ...] = ()) -> EngineConfig:

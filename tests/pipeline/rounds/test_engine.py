@@ -103,6 +103,8 @@ def test_another_config_is_refused(made: Made) -> None:
         ("train=finetun", "did you mean 'finetune'"),
         ("measure.clicks=[1, 3]", "clicks lack 5"),
         ("train.data.sources=[{path: x}]", "leave it out"),
+        ("train.model.checkpoint=x.pth", "model.checkpoint is the first one"),
+        ("train.run.embeddings=x", "keeps its own"),
         ("automatic.set=[generate.point_per_side=4]", "did you mean 'points_per_side'"),
         ("automatic.set=[model.name=vit_b]", "automatic.set has model.*"),
         ("automatic.set=[run.unit_size=1]", "automatic.set has run.*"),
