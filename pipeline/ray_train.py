@@ -83,6 +83,7 @@ def finished(cfg: TrainConfig, out: str) -> bool:
 
 def run(trainer: Any) -> None:
     """To the end. What a process says about bad input or a loss that is no number is told here, in one line."""
+    from maskmill.training.fit import NothingToLearn
     from maskmill.training.trainer import Diverged
 
     try:
@@ -90,7 +91,7 @@ def run(trainer: Any) -> None:
     except SystemExit:  # Ctrl-C: Ray stops the processes, and would end this one with 0
         return
     except Exception as e:
-        for kind in (UserError, Diverged):
+        for kind in (UserError, NothingToLearn, Diverged):
             if found := words_of(e, kind.__name__):
                 raise kind(found) from e
         raise

@@ -110,11 +110,12 @@ def find_model(model: str, checkpoint: str | None) -> tuple[str, str | None]:
     if "://" in model:
         raise UserError(f"{model}: weights are read from this machine: copy its model.safetensors, give --checkpoint")
     folder = Path(model)
-    if (folder / "nano.safetensors").is_file():  # the built-in model's own recipe keeps no config
+    begun = (folder / "config.yaml").is_file()
+    if not begun and (folder / "nano.safetensors").is_file():  # the built-in model's own recipe keeps no config
         return "nano", checkpoint or str(folder / "nano.safetensors")
-    if folder.is_dir() and not (folder / "config.yaml").is_file():
+    if not begun and folder.is_dir():
         raise UserError(f"{model}: no training wrote this folder (no config.yaml): give a training's DIR, or a name")
-    if not (folder / "config.yaml").is_file():
+    if not begun:
         return model, checkpoint
     if checkpoint is None and not (folder / "model.safetensors").is_file():
         raise UserError(f"{model}: the training has not saved any weights yet: let it go on for a while")

@@ -113,7 +113,8 @@ class PrefillConfig:
 
 @dataclass(frozen=True)
 class GateConfig:
-    """A new model serves only if no figure of the held-out part falls by more than `tolerance`."""
+    """A new model serves only if no figure of the held-out part is worse by more than `tolerance` than the best of all
+    that have served."""
 
     enabled: bool = True
     tolerance: float = 0.0
@@ -186,6 +187,7 @@ class EngineConfig:
             raise UserError(
                 "train.model.checkpoint: the engine retrains the model that serves; model.checkpoint is the first one"
             )
+        replace(self.train.model, name=self.model.name)  # img_size must fit the model that serves
         if self.train.run.embeddings is not None:
             raise UserError("train.run.embeddings: the engine keeps its own beside its rounds; leave it out")
 

@@ -1,4 +1,4 @@
-"""Does a new model serve? Only if no figure of the held-out part falls."""
+"""Does a new model serve? Only if no figure of the held-out part is worse than the best so far."""
 
 from collections.abc import Sequence
 from typing import Any

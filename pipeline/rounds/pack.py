@@ -5,15 +5,22 @@ import json
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from maskmill.errors import UserError
 from maskmill.pipeline.rounds.tools import number
+from maskmill.prompts.session import EDITS
 from maskmill.storage.annotated import AnnotatedSet
 from maskmill.storage.files import at, write_bytes
+from maskmill.storage.foreign import Grid, foreign_rows, is_number
+from maskmill.storage.originals import MissingOriginal
+from maskmill.storage.sa1b import from_sa1b
 from maskmill.storage.sources import image_id
+
+NUMBERS = ("seconds", "prefilled", "rejected", "given_up", "objects")  # in the `meta` of an answer's image
 
 
 def stem(name: str) -> str:
@@ -41,12 +48,22 @@ def pack_images(images: AnnotatedSet, chosen: Sequence[int], path: Path, tell: C
             try:
                 found = images.read(i)
             except UserError as e:
+                if storage_failed(e):
+                    raise
                 tell(f"left out: {e}")
                 broken.append(str(e))
                 continue
             tar.add(f"{stem(found.name)}.png", png(found.image))
         if len(broken) == len(chosen):
             raise UserError(f"none of the {len(chosen)} images of {path.parent.name} can be read: {broken[0]}")
+
+
+def storage_failed(error: UserError) -> bool:
+    """Whether an image is out of reach, but not known to be missing or broken: it may be read the next time."""
+    missing = error.__cause__
+    if not isinstance(missing, MissingOriginal):
+        return False
+    return isinstance(missing.__cause__, OSError) and not isinstance(missing.__cause__, FileNotFoundError)
 
 
 def names_in(path: Path) -> set[str]:
@@ -71,26 +88,32 @@ def pack_answers(images: Path, done: Mapping[str, Path], path: Path) -> None:
             tar.add(f"{name}.json", checked_answer(done[name], height, width))
 
 
-ABOUT_IMAGE = ("name", "seconds", "prefilled", "rejected", "given_up", "objects", "ious")
-ABOUT_MASK = ("edit", "clicks", "seconds")
-
-
 def checked_answer(path: Path, height: int, width: int) -> bytes:
-    """The bytes of an answer that has all that the round's record and its masks are made of."""
+    """The bytes of an answer that has all that the round's record and its masks are made of. UserError."""
     try:
         data = path.read_bytes()
+        foreign_rows(from_sa1b(data), 0, Grid(height, width, 1))
         tree = json.loads(data)
-        wanted = [(tree["image"]["meta"], ABOUT_IMAGE), *((a["meta"], ABOUT_MASK) for a in tree["annotations"])]
-        lacking = [key for found, keys in wanted for key in keys if key not in found]
-        sizes = [a["segmentation"]["size"] for a in tree["annotations"]]
-    except (OSError, ValueError, LookupError, TypeError) as e:
-        words = f"{type(e).__name__}: {e}"
-        raise UserError(f"answer {str(path)!r} cannot be taken ({words}): mend it (docs/engine.md)") from e
-    if lacking:
-        raise UserError(f"answer {str(path)!r} lacks {lacking[0]!r} in a `meta`: mend it (docs/engine.md)")
-    if other := [size for size in sizes if size != [height, width]]:
-        raise UserError(f"answer {str(path)!r} has a mask of {other[0]}, its image has [{height}, {width}]: mend it")
+        about = tree["image"]["meta"]
+        check_numbers(about, NUMBERS, "the image's meta")
+        if not isinstance(about["ious"], list):
+            raise ValueError(f"ious of the image's meta is {about['ious']!r}: expected a list")
+        for mask in tree["annotations"]:
+            check_numbers(mask["meta"], ("clicks", "seconds"), f"the meta of annotation {mask['id']}")
+            if (edit := mask["meta"]["edit"]) not in EDITS:
+                raise ValueError(f"edit of annotation {mask['id']} is {edit!r}: expected one of {', '.join(EDITS)}")
+    except KeyError as e:
+        raise UserError(f"answer {str(path)!r} lacks {e}: mend it (docs/engine.md)") from e
+    except (OSError, ValueError) as e:
+        raise UserError(f"answer {str(path)!r} cannot be taken: {e}: mend it (docs/engine.md)") from e
     return data
+
+
+def check_numbers(found: dict[str, Any], names: Sequence[str], where: str) -> None:
+    """KeyError, ValueError unless they are there and numbers."""
+    for name in names:
+        if not is_number(found[name]):
+            raise ValueError(f"{name} of {where} is {found[name]!r}: expected a number")
 
 
 class Tar:

@@ -1,7 +1,7 @@
 """What stands in a round's record: what follows from data, config and seed, and nothing of when or where."""
 
 import json
-from collections.abc import Iterable
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from maskmill.config import merge, to_tree
 from maskmill.errors import UserError
 from maskmill.pipeline.recipe import differences
 from maskmill.pipeline.rounds.config import EngineConfig, EngineData
+from maskmill.prompts.session import EDITS
 
 Record = dict[str, Any]
 WRONG = 0.5  # a mask that reaches no higher IoU with any object is of none
@@ -20,9 +21,11 @@ def read_record(folder: Path) -> Record | None:
     return json.loads(path.read_bytes()) if path.exists() else None  # type: ignore[no-any-return]
 
 
-def read_answers(paths: Iterable[Path]) -> list[Record]:
-    """What was handed in: SA-1B's JSON."""
-    return [json.loads(path.read_bytes()) for path in paths]
+def read_answers(path: Path) -> list[Record]:
+    """What was handed in, as it was packed into masks.tar: SA-1B's JSON."""
+    with tarfile.open(path) as tar:
+        files = [tar.extractfile(member) for member in tar if member.name.endswith(".json")]
+        return [json.loads(file.read()) for file in files if file is not None]
 
 
 def summary(trees: list[Record]) -> Record:
@@ -35,7 +38,7 @@ def summary(trees: list[Record]) -> Record:
     about = [tree["image"]["meta"] for tree in trees]
     masks = [a["meta"] for tree in trees for a in tree["annotations"]]
     worked = [m for m in masks if m["edit"] != "accepted"]
-    edits = {edit: sum(m["edit"] == edit for m in masks) for edit in ("drawn", "accepted", "fixed")}
+    edits: dict[str, int] = {edit: sum(m["edit"] == edit for m in masks) for edit in EDITS}
     counts = {name: sum(a[name] for a in about) for name in ("prefilled", "rejected", "given_up", "objects")}
     seconds = sum(a["seconds"] for a in about)
     accepted_s = sum(m["seconds"] for m in masks if m["edit"] == "accepted")

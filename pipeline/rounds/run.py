@@ -81,6 +81,7 @@ class DataEngine:
         if exists(at(out / "engine.json")):  # before anything is drawn for another config
             check_same(out, read_about(out) | {"data": {}}, fingerprint(cfg, {}))
         self.images = EngineImages(cfg.data, cfg.seed, out, watch)
+        check_apart(self.images.inputs, at(out / "automatic"))
         self.rounds = list(rounds_of(cfg))
         self.images.take(0, sum(r.images for r in self.rounds))  # asked for too many: say so before any work
         self.embeddings, self.detections = out / "embeddings", out / "detections.json"
@@ -178,7 +179,7 @@ class DataEngine:
             if not exists(at(folder / "masks.tar")):
                 pack_answers(folder / "images.tar", done, folder / "masks.tar")
             import_masks(folder, r.stage, model_id, cfg.run, self.engine, self.watch, len(done))
-        return {"images": len(done), "not_done": len(chosen) - len(done)} | summary(read_answers(done.values()))
+        return {"images": len(done), "not_done": len(chosen) - len(done)} | summary(read_answers(folder / "masks.tar"))
 
     def about_data(self, r: Round) -> Record:
         """Which images, and the bytes that came of them."""

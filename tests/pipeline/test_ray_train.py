@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from maskmill.config import from_tree
 from maskmill.errors import UserError
-from maskmill.pipeline.ray_train import absolute, finished, fit_on_ray, watch, words_of
+from maskmill.pipeline.ray_train import absolute, finished, fit_on_ray, run, watch, words_of
 from maskmill.training.config import TrainConfig
-from maskmill.training.fit import Progress, fit
+from maskmill.training.fit import NothingToLearn, Progress, fit
 from tests.pipeline.test_train import STEPS as STEPS_OF_RECIPE
 from tests.pipeline.test_train import config_of, recipe
 from tests.unit.training.sets import write_set
@@ -124,6 +124,25 @@ def test_uneven_shares_are_refused(tmp_path: Path) -> None:
     config = config_of(recipe(tmp_path), tmp_path)
     with pytest.raises(UserError, match="cannot be shared evenly by 3"):
         fit_on_ray(config, str(tmp_path / "out"), 3)
+
+
+class Broken:
+    """A trainer whose processes end with these words."""
+
+    def __init__(self, words: str) -> None:
+        self.words = words
+
+    def fit(self) -> None:
+        raise RuntimeError(f"Traceback\n  File x\n{self.words}\n")
+
+
+def test_what_a_process_says_is_told_as_what_it_is() -> None:
+    with pytest.raises(NothingToLearn, match="no mask to train on"):
+        run(Broken("maskmill.training.fit.NothingToLearn: no mask to train on in 3 images"))
+    with pytest.raises(UserError, match="is broken"):
+        run(Broken("maskmill.errors.UserError: a.png is broken"))
+    with pytest.raises(RuntimeError, match="disk"):
+        run(Broken("OSError: disk"))
 
 
 def test_what_a_process_says_is_found_in_its_traceback() -> None:

@@ -7,7 +7,7 @@ of SAM 2's annotation model (appendix E.1.2): find the object 1 s, click 1.5 s; 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from maskmill.prompts.annotator import Annotation, AnnotatorConfig, iou, task_rn
 from maskmill.prompts.clicks import Mask
 
 Edit = Literal["drawn", "accepted", "fixed"]
+EDITS: tuple[Edit, ...] = get_args(Edit)
 # The clicks so far (N x 2 x, y; N labels), and the logits of the answer that they mend or None -> answer, its logits.
 Answer = Callable[[np.ndarray, np.ndarray, np.ndarray | None], tuple[Mask, np.ndarray]]
 

@@ -27,6 +27,7 @@ from maskmill.config import from_tree, plain, to_tree
 from maskmill.errors import UserError
 from maskmill.sam.build import checkpoint_sha256
 from maskmill.sam.sam import Sam
+from maskmill.storage import listing
 from maskmill.storage.files import at, exists, is_local, read_bytes, write_bytes
 from maskmill.training.config import TrainConfig
 from maskmill.training.data import Broken, Example, Samples, deaf
@@ -108,9 +109,11 @@ class Run:
         path = self.out / "checkpoint.pt"
         if exists(path):
             state = torch.load(io.BytesIO(read_bytes(path)), map_location=self.trainer.device, weights_only=True)
-            begun = {"weights": weights, **state["about"]}  # which earlier versions did not write down
+            begun, now = dict(state["about"]), dict(about)
+            if "weights" not in begun:  # an earlier version's run: it knows them by their place
+                begun["weights"], now["weights"] = begun["config"]["model"]["checkpoint"], model.checkpoint
             begun["config"] = recipe(from_tree(TrainConfig, begun["config"]))  # with keys that it may not have known
-            refuse_changes(self.out, begun, about)
+            refuse_changes(self.out, begun, now)
             self.trainer.load(state)
             self.lines = kept_lines(self.out, self.trainer.step)
         elif self.cfg.model.fresh:
@@ -207,6 +210,8 @@ def recipe(cfg: TrainConfig) -> dict[str, Any]:
     may change."""
     tree = to_tree(cfg)
     del tree["run"], tree["data"]["sources"], tree["model"]["checkpoint"]
+    if tree["model"]["name"].endswith((".yaml", ".yml")):  # its place, by whichever process
+        tree["model"]["name"] = listing.absolute(tree["model"]["name"])
     return tree
 
 

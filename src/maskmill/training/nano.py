@@ -136,8 +136,9 @@ def log(out: Path, trainer: Trainer, phase: Phase, window: list[dict[str, float]
     line["rate"] = round(trainer.rate(), 6)
     for name in sorted({k for f in window for k in f}):
         line[name] = round(float(np.mean([f[name] for f in window if name in f])), 4)
-    with (out / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    path = out / "metrics.jsonl"
+    before = path.read_bytes() if path.exists() else b""
+    write_bytes(at(path), before + json.dumps(line).encode() + b"\n", synced=False)
     if not quiet:
         left = max(0.0, trainer.cfg.minutes - trainer.elapsed / 60)
         print(f"step {trainer.step}  IoU {line['best']:.3f} best, {line['chosen']:.3f} chosen  {left:.0f} min left")

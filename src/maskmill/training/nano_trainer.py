@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from maskmill.config import to_tree
+from maskmill.config import from_tree, to_tree
 from maskmill.errors import UserError
 from maskmill.sam.build import build_sam, load_config
 from maskmill.sam.sam import Sam
@@ -210,8 +210,8 @@ class Trainer:
     def load(self, path: Path) -> None:
         """The inverse of `save`. UserError if it was begun with another recipe."""
         state = torch.load(path, weights_only=True)
-        own = {"config": recipe(self.cfg)}
-        refuse_changes(at(path.parent), {**own, **{k: state[k] for k in own.keys() & state.keys()}}, own)
+        if "config" in state:  # earlier versions did not write it down
+            refuse_changes(at(path.parent), recipe(from_tree(NanoConfig, state["config"])), recipe(self.cfg))
         self.model.load_state_dict(state["model"])
         self.similarity.load_state_dict(state["similarity"])
         self.similarity_bias.data = state["similarity_bias"]

@@ -38,10 +38,19 @@ def test_a_bad_answer_is_named(made: Made, tmp_path: Path) -> None:
         assert str(path) in str(e.value)
         return str(e.value)
 
+    first, *rest = tree["annotations"]
+    meta = first["meta"]
+
+    def with_first(**changes: object) -> str:
+        return json.dumps(tree | {"annotations": [first | changes, *rest]})
+
     assert "lacks 'seconds'" in said(json.dumps(tree).replace('"seconds"', '"minutes"'))
-    assert "cannot be taken (KeyError: 'meta')" in said(json.dumps({"image": {}, "annotations": []}))
-    assert "cannot be taken (JSONDecodeError" in said("masks")
-    assert "has a mask of" in said(json.dumps(tree), height=size[0] + 1)
+    assert "lacks 'meta'" in said(json.dumps({"image": {}, "annotations": []}))
+    assert "broken JSON" in said("masks")
+    assert "the image is" in said(json.dumps(tree), height=size[0] + 1)
+    assert "annotation 0" in said(with_first(segmentation={"size": size, "counts": "zzzz"}))
+    assert "seconds of the meta of annotation 0 is None" in said(with_first(meta=meta | {"seconds": None}))
+    assert "'painted': expected one of drawn" in said(with_first(meta=meta | {"edit": "painted"}))
     path.unlink()
     with pytest.raises(UserError, match="cannot be taken"):
         checked_answer(path, size[0], size[1])

@@ -167,7 +167,7 @@ def test_a_run_within_its_images_is_refused(tmp_path: Path) -> None:
 
 def test_an_image_that_cannot_be_read_costs_itself_alone(tmp_path: Path) -> None:
     """One without an annotation, one that is no picture: the rounds go on without them."""
-    words, found = small(tmp_path), None
+    words = small(tmp_path)
     cfg = read_engine_config(str(write_config(tmp_path)), tuple(words))
     images = EngineImages(cfg.data, cfg.seed, tmp_path / "run", Watch(tmp_path / "run", quiet=True))
     first, second = (images.whole.names[i] for i in images.take(0, 2))

@@ -37,8 +37,12 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "run/checkpoint.pt"
     state = torch.load(path, weights_only=True)
     del state["about"]["weights"], state["about"]["config"]["data"]["colour_jitter"]
-    torch.save(state, path)
     model = {"fresh": False, "checkpoint": str(tmp_path / "first/model.safetensors")}
+    state["about"]["config"]["model"]["checkpoint"] = model["checkpoint"]
+    torch.save(state, path)
+    elsewhere = shutil.copy(tmp_path / "first/model.safetensors", tmp_path / "copy.safetensors")
+    with pytest.raises(UserError, match="was begun with weights="):  # it cannot tell whether they are the same
+        fit(config(tmp_path, model=model | {"checkpoint": str(elsewhere)}), str(tmp_path / "run"))
     assert fit(config(tmp_path, model=model), str(tmp_path / "run"))
     with pytest.raises(UserError, match=r"data\.colour_jitter=False, not True"):
         fit(config(tmp_path, model=model, data={"colour_jitter": True}), str(tmp_path / "run"))
