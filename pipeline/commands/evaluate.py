@@ -52,8 +52,9 @@ def evaluate(
 ) -> None:
     """How good are a model's answers on DATA, an annotated set: a build, an SA-1B-style folder or tar, or COCO JSON?
 
-    MODEL is a name that `maskmill models` lists, or the DIR of a training. Written to DIR: evaluation.json with 95%
-    intervals, masks.parquet with a row for each mask, evaluation.html with curves and the worst and best cases.
+    MODEL is a name that `maskmill models` lists, or the DIR of a training (./nano, if it is called so). Written to DIR:
+    evaluation.json with 95% intervals, masks.parquet with a row for each mask, evaluation.html with curves and the
+    worst and best cases.
     With --boxes, also boxes.json: the answers as COCO results.
     With --audit, DATA holds the same masks as MODEL, corrected by people: audit.json says how many pairs agree.
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from maskmill.pipeline.rounds.record import read_about
 from maskmill.pipeline.rounds.table import planned, records
 from maskmill.report.engine_run import Round, Run
 
@@ -18,7 +19,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 def read_run(out: Path, name: str) -> Run:
     """From its files alone."""
     found = records(out)
-    about = json.loads((out / "engine.json").read_bytes())
+    about = read_about(out)
     rounds = [
         Round(round_name, record, timing(out, round_name), masks(out, round_name)) for round_name, record in found
     ]

@@ -1,6 +1,6 @@
 """What a training run is: frozen dataclasses. The defaults are SAM's own recipe (paper, appendix A).
 
-`run.*` may change between a run and its continuation; everything else is part of it.
+`run.*`, and where weights and data lie, may change between a run and its continuation; all else is part of it.
 """
 
 from dataclasses import dataclass, field

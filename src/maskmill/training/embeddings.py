@@ -1,6 +1,7 @@
 """Embeddings of a frozen encoder, kept on disk: the encoder looks at each image once, whatever the number of epochs.
 
-A file belongs to its pixels and to the encoder's weights, so it can be wrong for neither; rounds may share a folder.
+A file belongs to its pixels, the encoder's weights and its precision, so it can be wrong for none of them; rounds may
+share a folder.
 """
 
 import hashlib
