@@ -76,8 +76,8 @@ EFFORT = (
         {"all masks": at("annotation/clicks_per_mask"), "drawn and fixed": at("annotation/worked/clicks_per_mask")},
     ),
     Panel(
-        "Masks an image", "masks", "By people, prefilled ones included; in the end by the model alone.",
-        ("assisted", "semi", "automatic"), {"masks": lambda r: r.each, "true objects": objects},
+        "Masks an image", "masks", "By people, prefilled ones included. How many the model makes alone: the table.",
+        PEOPLE, {"masks": lambda r: r.each, "true objects": objects},
     ),
     Panel(
         "Prefilled masks", "share", "Of those that annotators were shown.", ("semi",),
