@@ -214,8 +214,7 @@ class Tally:
     def figures(self) -> dict[str, float]:
         """Means over images. iou_first, iou_best: of the most confident and of the best mask for the first prompt,
         iou_last: after the last."""
-        means = {name: value / max(1, self.images) for name, value in self.sums.items()}
-        return means
+        return {name: value / max(1, self.images) for name, value in self.sums.items()}
 
 
 def start_model(cfg: TrainConfig) -> Sam:

@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 
 from maskmill.errors import UserError
-from maskmill.pipeline.rounds.pack import checked_answer, names_in, pack_answers
+from maskmill.pipeline.rounds.pack import checked_answer, names_in, pack_answers, storage_failed
+from maskmill.pipeline.rounds.quality import automatic_quality
+from maskmill.storage.annotated import open_annotated
+from maskmill.storage.originals import MissingOriginal
 from tests.pipeline.rounds.conftest import Made
+from tests.unit.training.sets import write_set
 
 
 def answer(made: Made) -> tuple[Path, dict[str, Any]]:
@@ -70,3 +74,22 @@ def test_a_bad_answer_leaves_no_tar_behind(made: Made, tmp_path: Path) -> None:
     pack_answers(images, {name: tmp_path / "bad.json"}, tmp_path / "masks.tar")
     with tarfile.open(tmp_path / "masks.tar") as tar:
         assert tar.getnames() == [f"{name}.png", f"{name}.json"]
+
+
+def test_storage_that_fails_is_no_broken_image() -> None:
+    """An image is left out for good only if it is missing or no picture."""
+
+    def said(cause: Exception, under: Exception | None = None) -> UserError:
+        error = UserError("image a.png")
+        error.__cause__, cause.__cause__ = cause, under
+        return error
+
+    assert storage_failed(said(MissingOriginal("out of reach"), TimeoutError()))
+    assert not storage_failed(said(MissingOriginal("gone"), FileNotFoundError()))
+    assert not storage_failed(said(ValueError("broken"), OSError("truncated")))
+
+
+def test_an_automatic_stage_without_a_mask_has_a_quality(tmp_path: Path) -> None:
+    truth = open_annotated(str(write_set(tmp_path / "set", 2)))
+    found = automatic_quality(None, truth, lambda done, of: None)
+    assert found["objects"] == 6 and found["recall"] == 0 and found["mean_iou"] is None
