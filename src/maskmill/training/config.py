@@ -160,9 +160,10 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class TrainRun:
-    """How the work is done. images_per_pass: how many go through the encoder at once; gradients add up until `images`
-    are done. save_every and log_every: steps. workers: processes that read images. embeddings: where `cache` keeps
-    them, OUT/embeddings by default; several runs may share it. tensorboard needs its package."""
+    """How the work is done. precision: `auto` is bfloat16 where the machine is fast at it (training/precision.py), else
+    float32: another machine may round otherwise. images_per_pass: how many go through the encoder at once; gradients
+    add up until `images` are done. save_every and log_every: steps. workers: processes that read images. embeddings:
+    where `cache` keeps them, OUT/embeddings by default; several runs may share it. tensorboard needs its package."""
 
     device: str | None = None
     precision: str = "float32"
@@ -175,7 +176,7 @@ class TrainRun:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        one_of("run", self, {"precision": ("float32", "bfloat16")})
+        one_of("run", self, {"precision": ("auto", "float32", "bfloat16")})
         at_least("run", self, {"images_per_pass": 1, "workers": 0, "save_every": 1, "log_every": 1})
         if self.threads is not None:
             at_least("run", self, {"threads": 1})

@@ -96,7 +96,7 @@ class Run:
         self.samples = Samples(cfg, self.trainer.model.input_size, self.trainer.model.img_size)
         if cfg.cache != "none":
             folder = at(cfg.run.embeddings) if cfg.run.embeddings else out / "embeddings"
-            self.trainer.cache = EmbeddingCache(folder, self.trainer.model, cfg.cache, cfg.run.precision)
+            self.trainer.cache = EmbeddingCache(folder, self.trainer.model, cfg.cache, self.trainer.precision)
         self.lines: list[str] = []
         self.begin()
         self.board = open_board(out, self.trainer.step) if cfg.run.tensorboard and place.rank == 0 else None

@@ -124,7 +124,6 @@ def interact(
         return
     steps = plan_iterations(prompts_cfg, rng)
     prompts, order = first_prompts(masks, prompts_cfg, rng)
-    size = (masks.shape[-2], masks.shape[-1])
     target = target_grid(masks[order], loss_cfg.stride)
     inside = target > 0.5
     previous: Tensor | None = None
@@ -133,12 +132,12 @@ def interact(
             sparse, dense = prompts.embed(model, previous)
             pe = model.prompt_encoder.get_dense_pe()
         logits, scores = model.mask_decoder(embedding, pe, sparse, dense, multimask_output=i == 0)
-        fine = on_grid(logits.float(), loss_cfg.stride, size)
-        yield prompt_losses(fine, scores, target, loss_cfg)
+        fine = on_grid(logits.detach().float(), loss_cfg.stride, target)
+        yield prompt_losses(logits, fine, scores, target, loss_cfg)
         if i == len(steps):
             return
         best = scores.detach().argmax(1)  # by its own judgement, as at inference
         rows = torch.arange(len(best), device=best.device)
         previous = logits.detach().float()[rows, best][:, None]
         if steps[i]:
-            prompts.add(*error_clicks(fine.detach()[rows, best] > 0, inside, loss_cfg.stride, rng))
+            prompts.add(*error_clicks(fine[rows, best] > 0, inside, loss_cfg.stride, rng))

@@ -18,6 +18,7 @@ from maskmill.storage.files import at, write_bytes
 from maskmill.training import nano_loss
 from maskmill.training.fit import refuse_changes
 from maskmill.training.nano_model import decode, embed_prompts, initialise, scale_logits
+from maskmill.training.precision import fast_bfloat16
 from maskmill.training.trainer import Diverged
 
 
@@ -108,7 +109,7 @@ class Trainer:
 
     def train_step(self, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> dict[str, float]:
         """One update; the step's figures. Diverged, with the weights of the step before."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16(torch.device("cpu"))):
             loss, figures = self.loss(batch)
         for optimiser in self.optimisers:
             optimiser.zero_grad()

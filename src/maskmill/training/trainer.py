@@ -19,6 +19,7 @@ from maskmill.training.embeddings import EmbeddingCache
 from maskmill.training.iterate import interact
 from maskmill.training.losses import Losses
 from maskmill.training.nano_model import initialise
+from maskmill.training.precision import resolved
 from maskmill.training.regularise import Regulariser
 from maskmill.training.schedule import parameter_groups, rate
 
@@ -44,6 +45,7 @@ class Trainer:
     def __init__(self, cfg: TrainConfig, place: Place = ALONE, cache: EmbeddingCache | None = None) -> None:
         self.cfg, self.place, self.cache = cfg, place, cache
         self.device = torch.device(cfg.run.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.precision = resolved(cfg.run.precision, self.device)
         self.model = start_model(cfg).to(self.device)
         self.frozen = cfg.model.train == "decoder"
         self.model.image_encoder.requires_grad_(not self.frozen)
@@ -128,7 +130,7 @@ class Trainer:
 
     def autocast(self) -> torch.autocast:
         """Mixed precision. Its cache of cast weights would join the graphs of iterations that are freed one by one."""
-        half = self.cfg.run.precision == "bfloat16"
+        half = self.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=half, cache_enabled=False)
 
     def add_up(self, counts: list[float]) -> list[float]:

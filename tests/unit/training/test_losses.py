@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -47,7 +48,7 @@ def test_only_the_best_of_three_masks_learns_but_every_score_does() -> None:
     target = (torch.rand(5, 8, 8) > 0.5).float()
     logits = torch.randn(5, 3, 8, 8, requires_grad=True)
     scores = torch.rand(5, 3, requires_grad=True)
-    losses = prompt_losses(logits, scores, target, CFG)
+    losses = prompt_losses(logits, logits.detach(), scores, target, CFG)
     losses.total.backward()
     each = [
         [20 * focal_by_hand(m.detach().numpy(), y.numpy(), 0.25, 2.0) + dice_loss(m[None], y[None]).item() for m in p]
@@ -64,10 +65,29 @@ def test_only_the_best_of_three_masks_learns_but_every_score_does() -> None:
 def test_logits_that_were_enlarged_after_training_are_compared_as_they_were() -> None:
     torch.manual_seed(0)
     target, logits, scores = (torch.rand(5, 8, 8) > 0.5).float(), torch.randn(5, 3, 8, 8), torch.rand(5, 3)
-    plain = prompt_losses(logits, scores, target, CFG)
-    enlarged = prompt_losses(4 * logits, scores, target, replace(CFG, logit_scale=0.25))
+    plain = prompt_losses(logits, logits, scores, target, CFG)
+    enlarged = prompt_losses(4 * logits, 4 * logits, scores, target, replace(CFG, logit_scale=0.25))
     assert plain.total == enlarged.total and torch.equal(plain.iou, enlarged.iou)
-    assert plain.total != prompt_losses(4 * logits, scores, target, CFG).total
+    assert plain.total != prompt_losses(4 * logits, 4 * logits, scores, target, CFG).total
+
+
+@pytest.mark.parametrize("stride", [4, 2, 1])
+def test_the_gradient_of_the_best_mask_alone_is_that_of_the_minimum(stride: int) -> None:
+    torch.manual_seed(0)
+    cfg = replace(CFG, stride=stride, logit_scale=0.5)
+    target = target_grid(torch.rand(6, 29, 21) > 0.6, stride)
+    scores = torch.rand(6, 3)
+    low = torch.randn(6, 3, 8, 8, requires_grad=True)
+    losses = prompt_losses(low, on_grid(low.detach(), stride, target), scores, target, cfg)
+    (made,) = torch.autograd.grad(losses.total, low)
+
+    fine = 0.5 * on_grid(low, stride, target)
+    y = target[:, None].expand_as(fine)
+    each = 20 * focal_loss(fine, y, 0.25, 2.0) + dice_loss(fine, y)
+    total = each.min(1).values.mean() + ((scores - true_iou(fine, y)) ** 2).mean()
+    (plain,) = torch.autograd.grad(total, low)
+    assert torch.allclose(losses.total, total, rtol=1e-6) and torch.allclose(made, plain, rtol=1e-5, atol=1e-8)
+    assert len(set(each.argmin(1).tolist())) > 1  # not always the same one
 
 
 def test_grids_leave_out_the_padding() -> None:
@@ -78,6 +98,6 @@ def test_grids_leave_out_the_padding() -> None:
     assert grid.shape == (1, 3, 4) and grid[0, 0, 1] == 1 and grid[0, 2, 3] == 1 / 16 and grid.sum() == 1 + 1 / 16
     assert torch.equal(target_grid(masks, 1), masks.float())
     low = torch.randn(1, 3, 8, 8)  # an input of 32 pixels
-    assert torch.equal(on_grid(low, 4, (10, 13)), low[..., :3, :4])
+    assert torch.equal(on_grid(low, 4, grid), low[..., :3, :4])
     fine = F.interpolate(low, (32, 32), mode="bilinear", align_corners=False)
-    assert torch.allclose(on_grid(low, 1, (10, 13)), fine[..., :10, :13])
+    assert torch.allclose(on_grid(low, 1, masks), fine[..., :10, :13])
