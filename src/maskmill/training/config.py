@@ -114,7 +114,10 @@ class LossConfig:
     """Weights of the losses; alpha and gamma of focal loss (Lin et al.). stride: on which grid masks are compared, in
     pixels of the input: 4 is the decoder's own, 1 and 2 enlarge its logits and see smaller things, at a price.
     logit_scale: what logits are multiplied by before they are compared; 0.25 for nano, whose logits were multiplied by
-    4 after its own training (`scale_logits`): else the first thing that more training does is to shrink them again."""
+    4 after its own training (`scale_logits`): else the first thing that more training does is to shrink them again.
+    relaxed: chance that of a prompt's three masks any one learns instead of the best: where things are not ambiguous,
+    all three learn them, and the most confident one is nearly as good as the best (relaxed winner-takes-all: Rupprecht
+    et al., Learning in an Uncertain World, 2017)."""
 
     focal: float = 20.0
     dice: float = 1.0
@@ -123,11 +126,14 @@ class LossConfig:
     gamma: float = 2.0
     stride: int = 4
     logit_scale: float = 1.0
+    relaxed: float = 0.0
 
     def __post_init__(self) -> None:
         at_least("loss", self, {"focal": 0, "dice": 0, "iou": 0, "gamma": 0})
         if self.logit_scale <= 0:
             raise UserError(f"loss.logit_scale is {self.logit_scale:g}: it must lie above 0")
+        if not 0 <= self.relaxed < 1:
+            raise UserError(f"loss.relaxed is {self.relaxed:g}: it must lie in [0, 1)")
         if self.stride not in (1, 2, 4):
             raise UserError(f"loss.stride is {self.stride}: expected 1, 2 or 4 pixels")
 

@@ -133,7 +133,7 @@ def interact(
             pe = model.prompt_encoder.get_dense_pe()
         logits, scores = model.mask_decoder(embedding, pe, sparse, dense, multimask_output=i == 0)
         fine = on_grid(logits.detach().float(), loss_cfg.stride, target)
-        yield prompt_losses(logits, fine, scores, target, loss_cfg)
+        yield prompt_losses(logits, fine, scores, target, loss_cfg, rng)
         if i == len(steps):
             return
         best = scores.detach().argmax(1)  # by its own judgement, as at inference

@@ -3,6 +3,7 @@ and of several masks only the best one's gradient."""
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -45,13 +46,25 @@ class Losses:
     chosen: Tensor
 
 
-def prompt_losses(low: Tensor, fine: Tensor, scores: Tensor, target: Tensor, cfg: LossConfig) -> Losses:
+def learners(each: Tensor, relaxed: float, rng: np.random.Generator) -> Tensor:
+    """Which mask of each prompt learns, by the losses of all (B x M): the best one, or by chance any."""
+    best = each.argmin(1)
+    if not relaxed or each.shape[1] == 1:
+        return best
+    chance = torch.as_tensor(rng.random((2, len(each))), device=each.device)
+    return torch.where(chance[0] < relaxed, (chance[1] * each.shape[1]).long(), best)
+
+
+def prompt_losses(
+    low: Tensor, fine: Tensor, scores: Tensor, target: Tensor, cfg: LossConfig, rng: np.random.Generator
+) -> Losses:
     """The loss of B prompts with M masks each.
 
     Args: low B x M x 4h x 4w, the decoder's logits; fine B x M x rows x columns, the same `on_grid`, without a
     gradient; scores B x M (predicted IoU); target B x rows x columns in [0, 1].
     Each prompt's mask loss is the smallest of its M masks, so only that mask learns (section 3, Resolving ambiguity),
-    and only for that one a gradient is made: the same as through the minimum, for a third of the work.
+    and only for that one a gradient is made: the same as through the minimum, for a third of the work. With
+    `cfg.relaxed` it is sometimes another one.
     The scores of all M learn: they have to rank good masks above bad ones.
     """
     scores = scores.float()
@@ -59,7 +72,7 @@ def prompt_losses(low: Tensor, fine: Tensor, scores: Tensor, target: Tensor, cfg
         every = cfg.logit_scale * fine
         y = target[:, None].expand_as(every)
         focal, dice = focal_loss(every, y, cfg.alpha, cfg.gamma), dice_loss(every, y)
-        which = (cfg.focal * focal + cfg.dice * dice).argmin(1)
+        which = learners(cfg.focal * focal + cfg.dice * dice, cfg.relaxed, rng)
         iou = true_iou(every, y)
     rows = torch.arange(len(which), device=which.device)
     learning = cfg.logit_scale * on_grid(low[rows, which][:, None].float(), cfg.stride, target)[:, 0]

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from maskmill.training.config import LossConfig
-from maskmill.training.losses import dice_loss, focal_loss, on_grid, prompt_losses, target_grid, true_iou
+from maskmill.training.losses import dice_loss, focal_loss, learners, on_grid, prompt_losses, target_grid, true_iou
 
 CFG = LossConfig()
+RNG = np.random.default_rng(0)
 
 
 def focal_by_hand(x: np.ndarray, y: np.ndarray, alpha: float, gamma: float) -> float:
@@ -48,7 +49,7 @@ def test_only_the_best_of_three_masks_learns_but_every_score_does() -> None:
     target = (torch.rand(5, 8, 8) > 0.5).float()
     logits = torch.randn(5, 3, 8, 8, requires_grad=True)
     scores = torch.rand(5, 3, requires_grad=True)
-    losses = prompt_losses(logits, logits.detach(), scores, target, CFG)
+    losses = prompt_losses(logits, logits.detach(), scores, target, CFG, RNG)
     losses.total.backward()
     each = [
         [20 * focal_by_hand(m.detach().numpy(), y.numpy(), 0.25, 2.0) + dice_loss(m[None], y[None]).item() for m in p]
@@ -62,13 +63,23 @@ def test_only_the_best_of_three_masks_learns_but_every_score_does() -> None:
     assert (scores.grad != 0).all()
 
 
+def test_relaxed_lets_any_mask_learn_by_chance() -> None:
+    each = torch.tensor([[0.3, 0.1, 0.2]]).expand(9000, 3)
+    which = learners(each, 0.6, np.random.default_rng(0))
+    shares = (which.bincount(minlength=3) / 9000).tolist()
+    assert np.allclose(shares, [0.2, 0.4 + 0.2, 0.2], atol=0.02)
+    state = RNG.bit_generator.state
+    assert learners(each[:2], 0.0, RNG).tolist() == [1, 1] and learners(each[:2, :1], 0.6, RNG).tolist() == [0, 0]
+    assert RNG.bit_generator.state == state  # runs without it keep their chance
+
+
 def test_logits_that_were_enlarged_after_training_are_compared_as_they_were() -> None:
     torch.manual_seed(0)
     target, logits, scores = (torch.rand(5, 8, 8) > 0.5).float(), torch.randn(5, 3, 8, 8), torch.rand(5, 3)
-    plain = prompt_losses(logits, logits, scores, target, CFG)
-    enlarged = prompt_losses(4 * logits, 4 * logits, scores, target, replace(CFG, logit_scale=0.25))
+    plain = prompt_losses(logits, logits, scores, target, CFG, RNG)
+    enlarged = prompt_losses(4 * logits, 4 * logits, scores, target, replace(CFG, logit_scale=0.25), RNG)
     assert plain.total == enlarged.total and torch.equal(plain.iou, enlarged.iou)
-    assert plain.total != prompt_losses(4 * logits, 4 * logits, scores, target, CFG).total
+    assert plain.total != prompt_losses(4 * logits, 4 * logits, scores, target, CFG, RNG).total
 
 
 @pytest.mark.parametrize("stride", [4, 2, 1])
@@ -78,7 +89,7 @@ def test_the_gradient_of_the_best_mask_alone_is_that_of_the_minimum(stride: int)
     target = target_grid(torch.rand(6, 29, 21) > 0.6, stride)
     scores = torch.rand(6, 3)
     low = torch.randn(6, 3, 8, 8, requires_grad=True)
-    losses = prompt_losses(low, on_grid(low.detach(), stride, target), scores, target, cfg)
+    losses = prompt_losses(low, on_grid(low.detach(), stride, target), scores, target, cfg, RNG)
     (made,) = torch.autograd.grad(losses.total, low)
 
     fine = 0.5 * on_grid(low, stride, target)
