@@ -147,17 +147,16 @@ def attention_in_parts(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Te
 
     Args: q, k, v N x hw x d; rel_h N x hw x h; rel_w N x hw x w. Returns: N x hw x d.
     """
-    n, cells, _ = q.shape
+    cells = q.shape[1]
     heads = max(1, CPU_SCORES // cells**2)
     step = max(1, CPU_SCORES // cells)
     out = []
-    for i in range(0, n, heads):
-        some = slice(i, i + heads)
+    # split, not sliced: in training a slice's gradient is as large as all of its source
+    for q_some, k_some, v_some, *rel in zip(*(torch.split(x, heads) for x in (q, k, v, rel_h, rel_w)), strict=True):
         parts = []
-        for start in range(0, cells, step):
-            at = slice(start, start + step)
-            bias = (rel_h[some, at, :, None] + rel_w[some, at, None, :]).flatten(2)
-            parts.append(F.scaled_dot_product_attention(q[None, some, at], k[None, some], v[None, some], bias[None])[0])
+        for q_at, h_at, w_at in zip(*(torch.split(x, step, dim=1) for x in (q_some, *rel)), strict=True):
+            bias = (h_at[..., None] + w_at[:, :, None]).flatten(2)
+            parts.append(F.scaled_dot_product_attention(q_at[None], k_some[None], v_some[None], bias[None])[0])
         out.append(torch.cat(parts, dim=1))
     return torch.cat(out)
 
