@@ -72,6 +72,10 @@ class Trainer:
     """Model, auxiliary head, optimisers, moving average, counters: what a checkpoint holds."""
 
     def __init__(self, cfg: NanoConfig) -> None:
+        if cfg.muon and not hasattr(torch.optim, "Muon"):
+            raise UserError(
+                f"muon=true needs PyTorch 2.9 or newer, this is {torch.__version__}: update it, or --set muon=false"
+            )
         torch.manual_seed(cfg.seed)
         self.cfg = cfg
         self.model: Sam = build_sam(load_config("nano"))

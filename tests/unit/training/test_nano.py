@@ -175,6 +175,13 @@ def test_a_gradient_that_is_no_number_is_said_and_changes_nothing() -> None:
     assert np.isfinite(trainer.train_step(batch())["loss"])
 
 
+def test_a_pytorch_without_muon_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(UserError, match="muon=true needs PyTorch 2.9 or newer, this is .*: update it, or --set muon="):
+        Trainer(NanoConfig())
+    assert Trainer(NanoConfig(muon=False)).step == 0
+
+
 def test_it_goes_on_with_its_own_recipe_only(tmp_path: Path) -> None:
     trainer = small_trainer()
     trainer.train_step(batch())
