@@ -177,7 +177,7 @@ def test_a_gradient_that_is_no_number_is_said_and_changes_nothing() -> None:
 
 def test_a_pytorch_without_muon_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.optim, "Muon")
-    with pytest.raises(UserError, match="muon=true needs PyTorch 2.9 or newer, this is .*: update it, or --set muon="):
+    with pytest.raises(UserError, match="muon=true needs PyTorch 2"):
         Trainer(NanoConfig())
     assert Trainer(NanoConfig(muon=False)).step == 0
 
