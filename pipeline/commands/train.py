@@ -121,6 +121,7 @@ def train_nano(
     if "://" in out:
         raise UserError(f"--out {out}: nano is trained into a local folder")
     cfg = from_tree(NanoConfig, {key: value for key, value in tree.items() if key != "recipe"})
+    check_device(cfg.device, here=True, name="device")
     return fit_nano(cfg, Path(out), read_photos(data), quiet, stopped)
 
 

@@ -1,4 +1,4 @@
-"""Train the built-in model from scratch on a CPU: `maskmill train nano --data 'PHOTOS/*.tar' --out DIR`.
+"""Train the built-in model from scratch, on a CPU or a GPU: `maskmill train nano --data 'PHOTOS/*.tar' --out DIR`.
 
 What makes it learn within an hour or two on two cores (SAM's own focal:dice 20:1 from scratch collapses to empty
 masks, and so does plain cross-entropy with dice): class-balanced cross-entropy faded to focal loss, beside dice; a
@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from maskmill.errors import UserError
 from maskmill.storage.files import at, write_bytes
@@ -50,7 +50,8 @@ class Views(IterableDataset[View]):
 
     def __iter__(self) -> Iterator[View]:
         cv2.setNumThreads(1)
-        rng = np.random.default_rng(self.seed)
+        worker = get_worker_info()
+        rng = np.random.default_rng([self.seed, worker.id if worker else 0])
         while True:
             yield view_stream(rng, self.draw, self.phase.size, self.prompts, self.phase.crops)
 
@@ -94,7 +95,13 @@ def train(
         seed = cfg.seed + 1 + int(time.time())  # a resumed run must not see the same views again
         views = Views(sources, phase, cfg.prompts, seed)
         loader = DataLoader(
-            views, batch_size=phase.images, collate_fn=collate, num_workers=1, prefetch_factor=4, worker_init_fn=deaf
+            views,
+            batch_size=phase.images,
+            collate_fn=collate,
+            num_workers=cfg.workers,
+            prefetch_factor=4,
+            worker_init_fn=deaf,
+            pin_memory=trainer.device.type == "cuda",
         )
         return iter(loader)
 

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskmill.training.iterate import uniform_cells
+
 
 def mask_loss(logits: Tensor, target: Tensor, balanced: float) -> tuple[Tensor, Tensor]:
     """Loss and true IoU of every mask.
@@ -40,7 +42,7 @@ def same_object(tokens: Tensor, bias: Tensor, target: Tensor, generator: torch.G
     size = torch.where(cells, area, torch.inf)
     smallest, label = size.min(1)
     label = torch.where(smallest.isinf(), -1, label)
-    picked = torch.randperm(h * w, generator=generator)[:256]
+    picked = torch.randperm(h * w, generator=generator)[:256].to(tokens.device)
     label, x = label[:, picked], tokens.flatten(2)[:, :, picked]
     scores = x.transpose(1, 2) @ x / dim**0.5 + bias
     same = (label[:, :, None] == label[:, None]).float()
@@ -54,9 +56,9 @@ def error_click(answer: Tensor, target: Tensor, generator: torch.Generator) -> t
     """A uniform click where I x P x h x w bool answer and target differ (anywhere if nowhere): (x, y) in input pixels
     I x P x 2, and its label I x P: 1 inside the target, else 0."""
     images, prompts, _, w = target.shape
-    wrong = (answer ^ target).flatten(2)
-    weight = wrong.float() + 1e-6
-    cell = torch.multinomial(weight.flatten(0, 1), 1, generator=generator).view(images, prompts)
-    label = target.flatten(2).gather(2, cell[..., None])[..., 0].long()
-    jitter = torch.rand(images, prompts, 2, generator=generator)
-    return 4 * (torch.stack([cell % w, cell // w], -1) + jitter) - 0.5, label
+    wrong = (answer ^ target).flatten(0, 1)
+    region = wrong | ~wrong.flatten(1).any(1)[:, None, None]
+    chance = torch.rand(3, images, prompts, generator=generator).to(target.device)
+    x, y = (c.view(images, prompts) for c in uniform_cells(region, chance[0].flatten()))
+    label = target.flatten(2).gather(2, (y * w + x)[..., None])[..., 0].long()
+    return 4 * (torch.stack([x, y], -1) + chance[1:].movedim(0, -1)) - 0.5, label

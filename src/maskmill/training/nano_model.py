@@ -75,7 +75,7 @@ def embed_prompts(model: Sam, coords: Tensor, codes: Tensor, side: int) -> Tenso
     """Prompt tokens B x N x C. coords B x N x 2 pixels of a side x side input; codes B x N:
     -1 padding, 0 background point, 1 foreground point, 2 and 3 box corners."""
     enc = model.prompt_encoder
-    with torch.autocast("cpu", enabled=False):  # half precision would blur the place
+    with torch.autocast(coords.device.type, enabled=False):  # half precision would blur the place
         position = enc.pe_layer.encode((coords + 0.5) / side)
     table = torch.cat([enc.not_a_point_embed.weight] + [e.weight for e in enc.point_embeddings], 0)  # type: ignore[misc]
     return position * (codes >= 0)[..., None] + table[codes + 1]
@@ -90,7 +90,7 @@ def decode(model: Sam, embedding: Tensor, sparse: Tensor, masks: Tensor | None) 
     dec, enc = model.mask_decoder, model.prompt_encoder
     images, c, h, w = embedding.shape
     prompts = sparse.shape[1]
-    with torch.autocast("cpu", enabled=False):
+    with torch.autocast(embedding.device.type, enabled=False):
         pe = enc.pe_layer((h, w))[None]
     if masks is None:
         src = embedding + enc.no_mask_embed.weight[:, :, None, None]

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from maskmill.config import from_tree, to_tree
+from maskmill.config import at_least, from_tree, to_tree
 from maskmill.errors import UserError
 from maskmill.sam.build import build_sam, load_config
 from maskmill.sam.sam import Sam
@@ -65,7 +65,12 @@ class NanoConfig:
     logit_scale: float = 4.0  # at export
     seed: int = 0
     muon: bool = True
+    device: str | None = None  # a GPU, if there is one
     threads: int = 2
+    workers: int = 1  # processes that make views: a GPU wants all cores that there are
+
+    def __post_init__(self) -> None:
+        at_least("nano", self, {"workers": 1, "threads": 1})
 
 
 class Trainer:
@@ -78,6 +83,7 @@ class Trainer:
             )
         torch.manual_seed(cfg.seed)
         self.cfg = cfg
+        self.device = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model: Sam = build_sam(load_config("nano"))
         width = self.model.prompt_encoder.embed_dim
         self.similarity = nn.Conv2d(width, 32, 1)
@@ -89,6 +95,9 @@ class Trainer:
         """Initial weights from the first images (None: they will be loaded), then optimisers and average."""
         if first is not None:
             initialise(self.model, first, self.generator)
+        self.model.to(self.device)
+        self.similarity.to(self.device)
+        self.similarity_bias.data = self.similarity_bias.data.to(self.device)
         matrices: list[nn.Parameter] = []
         rest: list[nn.Parameter] = []
         for name, p in self.model.named_parameters():
@@ -113,8 +122,9 @@ class Trainer:
 
     def train_step(self, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> dict[str, float]:
         """One update; the step's figures. Diverged, with the weights of the step before."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16(torch.device("cpu"))):
-            loss, figures = self.loss(batch)
+        image, target, points, boxes = (x.to(self.device, non_blocking=True) for x in batch)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=fast_bfloat16(self.device)):
+            loss, figures = self.loss(image, target, points, boxes)
         for optimiser in self.optimisers:
             optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -132,20 +142,20 @@ class Trainer:
             torch._foreach_lerp_(list(self.average.values()), [state[k] for k in self.average], 1 - keep)
         return figures
 
-    def loss(self, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, image: Tensor, target: Tensor, points: Tensor, boxes: Tensor) -> tuple[Tensor, dict[str, float]]:
         """First prompt (click or box), the best of three masks; then, in a share of steps, more clicks."""
-        image, target, points, boxes = batch
         side, (n, p) = image.shape[-1], target.shape[:2]
         balanced = max(0.1, 1 - 0.9 * self.step / self.cfg.fade)
         embedding = self.model.image_encoder(image)
         same = nano_loss.same_object(self.similarity(embedding).float(), self.similarity_bias, target, self.generator)
-        boxed = torch.rand(n, p, generator=self.generator) < 0.15
-        noise = 1 + 0.05 * torch.randn(boxes.shape, generator=self.generator)
+        boxed = torch.rand(n, p, generator=self.generator).to(self.device) < 0.15
+        noise = 1 + 0.05 * torch.randn(boxes.shape, generator=self.generator).to(self.device)
         middle = (boxes[..., :2] + boxes[..., 2:]).repeat(1, 1, 2) / 2
         corners = (middle + (boxes - middle) * noise).clamp(0, side).view(n, p, 2, 2)
         clicks = torch.stack([points, torch.zeros_like(points)], 2)
         coords = torch.where(boxed[..., None, None], corners, clicks)
-        codes = torch.where(boxed[..., None], torch.tensor([2, 3]), torch.tensor([1, -1]))
+        kinds = torch.tensor([[2, 3], [1, -1]], device=self.device)
+        codes = torch.where(boxed[..., None], kinds[0], kinds[1])
         sparse = embed_prompts(self.model, coords.flatten(0, 1), codes.flatten(0, 1), side).view(n, p, 2, -1)
         logits, score = decode(self.model, embedding, sparse, None)
         each, iou = nano_loss.mask_loss(logits, target, balanced)
@@ -209,12 +219,12 @@ class Trainer:
         torch.save(state, whole)
         write_bytes(at(out / "checkpoint.pt"), whole.getvalue())
         sharp = scale_logits(self.average, self.cfg.logit_scale)
-        half = {k: v.half().contiguous() for k, v in sharp.items()}
+        half = {k: v.half().cpu().contiguous() for k, v in sharp.items()}
         write_bytes(at(out / "nano.safetensors"), save_safetensors(half))
 
     def load(self, path: Path) -> None:
         """The inverse of `save`. UserError if it was begun with another recipe."""
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location=self.device, weights_only=True)
         if "config" in state:  # earlier versions did not write it down
             refuse_changes(at(path.parent), recipe(from_tree(NanoConfig, state["config"])), recipe(self.cfg))
         self.model.load_state_dict(state["model"])
@@ -223,12 +233,13 @@ class Trainer:
         self.average = state["average"]
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        self.generator.set_state(state["generator"])
+        self.generator.set_state(state["generator"].cpu())
         self.step, self.elapsed = state["step"], state["elapsed"]
 
 
 def recipe(cfg: NanoConfig) -> dict[str, Any]:
     """What may not change within a run. More `minutes` make it longer."""
     tree = to_tree(cfg)
-    del tree["threads"], tree["minutes"]
+    for name in ("minutes", "device", "threads", "workers"):
+        del tree[name]
     return tree

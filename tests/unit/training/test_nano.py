@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 
 from maskmill.errors import UserError
 from maskmill.sam.build import build_sam, load_config
@@ -77,6 +78,26 @@ def test_the_second_click_lies_in_the_error() -> None:
     xy, label = nano_loss.error_click(answer, target, torch.Generator().manual_seed(0))
     assert label.tolist() == [[1, 0]]
     assert 16 <= xy[0, 0, 0] + 0.5 <= 40 and 40 <= xy[0, 1, 0] + 0.5 <= 56
+
+
+def test_a_right_answer_is_clicked_anywhere() -> None:
+    target = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
+    target[..., :8] = True
+    chance = torch.Generator().manual_seed(0)
+    made = [nano_loss.error_click(target, target, chance) for _ in range(60)]
+    assert {int(label) for _, label in made} == {0, 1}
+    assert all(int(label) == (xy[0, 0, 0] < 31.5) for xy, label in made)
+
+
+def test_every_process_makes_other_views() -> None:
+    image = np.zeros((64, 64, 3), np.uint8)
+    mask = np.zeros((1, 64, 64), np.uint8)
+    mask[0, 8:40, 8:40] = 1
+    source = [(1.0, [Packed(image, np.packbits(mask, axis=-1))])]
+    loader = DataLoader(nano.Views(source, Phase(1.0, 64, 1), 1, 0), batch_size=None, num_workers=2)
+    stream = iter(loader)
+    first, second, third = (next(stream).points.tolist() for _ in range(3))
+    assert first != second and third != first
 
 
 def test_a_view_keeps_clicks_and_boxes_on_the_masks() -> None:
@@ -180,6 +201,11 @@ def test_a_pytorch_without_muon_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(UserError, match="muon=true needs PyTorch 2"):
         Trainer(NanoConfig())
     assert Trainer(NanoConfig(muon=False)).step == 0
+
+
+def test_no_process_for_views_is_refused() -> None:
+    with pytest.raises(UserError, match="workers is 0: it must be at least 1"):
+        NanoConfig(workers=0)
 
 
 def test_it_goes_on_with_its_own_recipe_only(tmp_path: Path) -> None:
