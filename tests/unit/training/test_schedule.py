@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from maskmill.config import from_tree, read_yaml
 from maskmill.errors import UserError
 from maskmill.sam.build import build_sam, load_config
 from maskmill.training.config import OptimConfig, TrainConfig
@@ -75,6 +76,8 @@ def test_windows_of_an_image_are_dropped_together() -> None:
         ({"data": {"jitter": [0, 2]}}, "data.jitter"),
         ({"optim": {"milestones": [5, 1]}}, "optim.milestones"),
         ({"loss": {"stride": 3}}, "loss.stride"),
+        ({"loss": {"relaxed": 1}}, "loss.relaxed"),
+        ({"run": {"precision": "half"}}, "run.precision"),
         ({"cache": "float32"}, "model.train"),
         ({"cache": "float32", "model": {"train": "decoder"}, "data": {"symmetry": "mirror"}}, "data.symmetry"),
         ({"cache": "float32", "model": {"train": "decoder"}, "data": {"colour_jitter": True}}, "data.colour_jitter"),
@@ -82,7 +85,11 @@ def test_windows_of_an_image_are_dropped_together() -> None:
     ],
 )
 def test_bad_settings_are_named(tree: dict[str, object], words: str) -> None:
-    from maskmill.config import from_tree
-
     with pytest.raises(UserError, match=words):
         from_tree(TrainConfig, tree)
+
+
+@pytest.mark.parametrize("name", ["sam", "finetune", "decoder", "small", "small_fine"])
+def test_every_recipe_is_a_config_whose_rate_falls_before_its_end(name: str) -> None:
+    cfg = from_tree(TrainConfig, read_yaml("train", name))
+    assert cfg.optim.warmup < cfg.optim.steps and all(m < cfg.optim.steps for m in cfg.optim.milestones)
