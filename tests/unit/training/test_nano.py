@@ -94,7 +94,9 @@ def test_every_process_makes_other_views() -> None:
     mask = np.zeros((1, 64, 64), np.uint8)
     mask[0, 8:40, 8:40] = 1
     source = [(1.0, [Packed(image, np.packbits(mask, axis=-1))])]
-    loader = DataLoader(nano.Views(source, Phase(1.0, 64, 1), 1, 0), batch_size=None, num_workers=2)
+    views = nano.Views(source, Phase(1.0, 64, 1), 1, 0)
+    # spawned: a fork of this process, where other tests have started OpenCV's threads, would wait for them for ever
+    loader = DataLoader(views, batch_size=None, num_workers=2, multiprocessing_context="spawn", timeout=120)
     stream = iter(loader)
     first, second, third = (next(stream).points.tolist() for _ in range(3))
     assert first != second and third != first
