@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskmill.sam.common import LayerNorm2d, MLPBlock
+from maskmill.sam.detail import Detail
 
 # What a CPU works on at a time, to keep it in its cache: attention scores, and tokens of an MLP.
 CPU_SCORES = 2**21
@@ -33,17 +34,18 @@ class ImageEncoderConfig:
     qkv_bias: bool = True
     use_rel_pos: bool = True
     window_size: int = 14
+    detail: bool = False  # not in SAM: see detail.py
 
 
 class ImageEncoderViT(nn.Module):
-    """B x 3 x S x S normalised pixels -> B x out_chans x S/patch x S/patch embedding.
+    """B x 3 x S x S normalised pixels -> B x out_chans x S/patch x S/patch embedding, and `detail` behind it.
 
     S is img_size, or any multiple of the patch size in training: positions are interpolated.
     """
 
     def __init__(self, cfg: ImageEncoderConfig) -> None:
         super().__init__()
-        self.img_size = cfg.img_size
+        self.cfg, self.img_size = cfg, cfg.img_size
         grid = cfg.img_size // cfg.patch_size
         self.patch_embed = PatchEmbed(cfg.patch_size, cfg.embed_dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, cfg.embed_dim))
@@ -57,14 +59,17 @@ class ImageEncoderViT(nn.Module):
             nn.Conv2d(cfg.out_chans, cfg.out_chans, kernel_size=3, padding=1, bias=False),
             LayerNorm2d(cfg.out_chans),
         )
+        if cfg.detail:
+            self.detail = Detail(cfg.patch_size, cfg.out_chans // 8)
 
     @property
     def dtype(self) -> torch.dtype:
         """Of what goes into matrix products and convolutions; what runs from block to block is float32 or more."""
         return next(self.neck.parameters()).dtype
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.patch_embed(x.to(self.dtype))
+    def forward(self, pixels: Tensor) -> Tensor:
+        pixels = pixels.to(self.dtype)
+        x = self.patch_embed(pixels)
         pos: Tensor = self.pos_embed
         if pos.shape[1:3] != x.shape[1:3]:
             pos = F.interpolate(pos.permute(0, 3, 1, 2), x.shape[1:3], mode="bilinear").permute(0, 2, 3, 1)
@@ -73,7 +78,8 @@ class ImageEncoderViT(nn.Module):
             x = block(x)
         first, norm, second, last_norm = self.neck
         x = norm(first(x.permute(0, 3, 1, 2).to(self.dtype)))
-        return last_norm(second(x.to(self.dtype)))
+        x = last_norm(second(x.to(self.dtype)))
+        return torch.cat([x, self.detail(pixels)], dim=1) if self.cfg.detail else x
 
 
 class PatchEmbed(nn.Module):

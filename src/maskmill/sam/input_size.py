@@ -13,14 +13,22 @@ from torch import Size, Tensor
 from maskmill.sam.sam import ModelConfig, Sam
 
 POSITIONS = "image_encoder.pos_embed"
+DETAIL = "image_encoder.detail."
 
 
 def sized_as(cfg: ModelConfig, state: Mapping[str, Tensor]) -> ModelConfig:
-    """`cfg` with the input size of these weights; `cfg` itself if they have no square of positions."""
+    """`cfg` with the input size and the detail (detail.py) of these weights; its own size if they have no square of
+    positions."""
+    cfg = with_detail(cfg, any(name.startswith(DETAIL) for name in state))
     positions = state.get(POSITIONS)
     if positions is None or positions.ndim != 4 or positions.shape[1] != positions.shape[2]:
         return cfg
     return with_input(cfg, positions.shape[1] * cfg.image_encoder.patch_size)
+
+
+def with_detail(cfg: ModelConfig, detail: bool) -> ModelConfig:
+    """`cfg` with detail or without."""
+    return replace(cfg, image_encoder=replace(cfg.image_encoder, detail=detail))
 
 
 def with_input(cfg: ModelConfig, img_size: int) -> ModelConfig:
@@ -41,6 +49,16 @@ def resized(model: Sam, img_size: int) -> Sam:
         if state[name].shape != want.shape:
             state[name] = stretched(state[name], want.shape)
     other.load_state_dict(state)
+    return other.train(model.training)
+
+
+def detailed(model: Sam) -> Sam:
+    """The same model with detail (detail.py), which is not trained and changes no answer yet; itself if it has it."""
+    if model.cfg.image_encoder.detail:
+        return model
+    other = Sam(with_detail(model.cfg, True))
+    fresh = other.load_state_dict(model.state_dict(), strict=False)
+    assert not fresh.unexpected_keys and all(name.startswith(DETAIL) for name in fresh.missing_keys)
     return other.train(model.training)
 
 

@@ -6,7 +6,7 @@ kernel is one matrix product.
 """
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -57,13 +57,21 @@ class MaskDecoder(nn.Module):
         Returns: mask logits B x M x 4h x 4w and predicted IoU B x M, M = 3 with multimask_output, else 1.
         """
         same = dense.stride(0) == 0  # without mask prompts the prompt encoder expands one map over the batch
-        shared = self.share(image_embeddings + (dense[:1] if same else dense), image_pe)
+        shared = self.share(image_embeddings, dense[:1] if same else dense, image_pe)
         return self.predict(shared, sparse, slice(1, None) if multimask_output else slice(0, 1))
 
-    def share(self, image: Tensor, pe: Tensor) -> SharedImage:
-        """What all prompts of an image share. image G x C x h x w: embedding plus dense prompt; pe 1 x C x h x w."""
-        dtype = self.iou_token.weight.dtype
-        return self.transformer.share(image.to(dtype), pe.to(dtype))
+    def share(self, embedding: Tensor, dense: Tensor, pe: Tensor) -> SharedImage:
+        """What all prompts of an image share.
+
+        Args: embedding 1 or G x C x h x w, with more channels if the encoder has `detail`; dense prompt
+        1 or G x C x h x w; pe 1 x C x h x w.
+        """
+        dtype, c = self.iou_token.weight.dtype, dense.shape[1]
+        shared = self.transformer.share((embedding[:, :c] + dense).to(dtype), pe.to(dtype))
+        if embedding.shape[1] == c:
+            return shared
+        detail = embedding[:, c:].to(dtype).flatten(2).transpose(1, 2)
+        return replace(shared, detail=list(detail.tensor_split(len(shared.tokens), dim=1)))
 
     def predict(self, shared: SharedImage, sparse: Tensor, chosen: slice) -> tuple[Tensor, Tensor]:
         """The chosen ones of the four masks.
@@ -94,7 +102,8 @@ class MaskDecoder(nn.Module):
         for start in range(0, len(kept), step):
             some = kept[start : start + step]
             i = to_device(filled(some, step), iou.device)
-            masks = self.predict_logits(queries[i], points[i], [x[i] for x in image], shared, slice(1, None))
+            of = shared.images(i, len(points))
+            masks = self.predict_logits(queries[i], points[i], [x[i] for x in image], of, slice(1, None))
             logits.append(masks.flatten(0, 1)[to_device(passed[some].flatten().nonzero()[:, 0], iou.device)])
         return torch.cat(logits), iou.flatten()[to_device(place, iou.device)], place
 
@@ -114,22 +123,25 @@ class MaskDecoder(nn.Module):
         queries, points = (x[:, 1 : 1 + self.num_mask_tokens][:, chosen] for x in (queries, points))
         out = self.transformer.last(queries, points, image, shared.pe)
         mlps = list(self.output_hypernetworks_mlps)[chosen]
-        return self.upscale(image, torch.stack([mlp(out[:, i]) for i, mlp in enumerate(mlps)], dim=1), shared.size)
+        return self.upscale(image, torch.stack([mlp(out[:, i]) for i, mlp in enumerate(mlps)], dim=1), shared)
 
-    def upscale(self, image: Pieces, hyper: Tensor, size: tuple[int, int]) -> Tensor:
+    def upscale(self, image: Pieces, hyper: Tensor, shared: SharedImage) -> Tensor:
         """Image tokens B x T x C and hypernetworks' answers B x M x C/8 -> their products B x M x 4h x 4w."""
         first, norm, _, second, _ = self.output_upscaling
         assert isinstance(norm, LayerNorm2d)
         one, two = as_linear(first), as_linear(second)
         rows = []
-        for x in image:
+        for x, detail in zip(image, shared.detail or itertools.repeat(None), strict=shared.detail is not None):
             x = F.linear(x, *one).view(*x.shape[:2], 4, -1)  # B x t x 4 x C/4
             x = F.gelu(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
-            x = F.gelu(F.linear(x, *two))  # B x t x 4 x 4 * C/8
+            x = F.linear(x, *two)  # B x t x 4 x 4 * C/8
+            if detail is not None:
+                x = (x.view(len(detail), -1, *detail.shape[1:]) + detail[:, None]).view(x.shape)
+            x = F.gelu(x)
             rows.append(hyper @ x.view(len(x), -1, hyper.shape[-1]).transpose(1, 2).to(hyper.dtype))
         # token (y, x), then its four parts (y, x), then theirs
-        cells = torch.cat(rows, dim=2).view(*hyper.shape[:2], *size, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
-        return cells.reshape(*hyper.shape[:2], 4 * size[0], 4 * size[1])
+        cells = torch.cat(rows, dim=2).view(*hyper.shape[:2], *shared.size, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
+        return cells.reshape(*hyper.shape[:2], *(4 * side for side in shared.size))
 
 
 class MLP(nn.Module):

@@ -131,7 +131,7 @@ class Predictor:
         for some, maps in zip(*(x.split(shared.batch_size(len(sparse))) for x in (sparse, dense)), strict=True):
             if mask_input is not None:  # then each prompt has image tokens of its own
                 pe = self.model.prompt_encoder.get_dense_pe()
-                shared = decoder.share(self.get_image_embedding() + maps, pe)
+                shared = decoder.share(self.get_image_embedding(), maps, pe)
             parts.append(decoder.predict(shared, some, chosen))
         low_res, iou = (torch.cat(x) for x in zip(*parts, strict=True))
         full = self.model.postprocess_masks(low_res, self.input_size, self.original_size)

@@ -87,7 +87,7 @@ class Sam(nn.Module):
     def share(self, embedding: Tensor) -> SharedImage:
         """What all prompts without a mask share, for embeddings G x C x h x w."""
         no_mask = self.prompt_encoder.no_mask_embed.weight[:, :, None, None]
-        return self.mask_decoder.share(embedding + no_mask, self.prompt_encoder.get_dense_pe())
+        return self.mask_decoder.share(embedding, no_mask, self.prompt_encoder.get_dense_pe())
 
     def postprocess_masks(self, masks: Tensor, input_size: tuple[int, int], original_size: tuple[int, int]) -> Tensor:
         """Low-resolution logits B x M x 4h x 4w -> logits at `original_size`, in the two official bilinear steps."""

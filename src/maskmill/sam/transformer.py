@@ -9,7 +9,7 @@ The same function as the official one with less work on the image side, where T 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,8 @@ class SharedImage:
     """What all prompts of an image have in common, for G images of T = h * w tokens.
 
     size (h, w); tokens G x t x C and pe 1 x t x C, in pieces; projections of the first layer, G x heads x T x d: key
-    and value, where the prompt reads the image, and query, in pieces, where the image reads the prompt.
+    and value, where the prompt reads the image, and query, in pieces, where the image reads the prompt. detail
+    G x t x 16 * C/8, in pieces: what is added to the cells of the mask, if the encoder has it.
     """
 
     size: tuple[int, int]
@@ -44,6 +45,14 @@ class SharedImage:
     key: Tensor
     value: Tensor
     query: Pieces
+    detail: Pieces | None = None
+
+    def images(self, prompts: Tensor, of: int) -> "SharedImage":
+        """For some of `of` prompts, B / G for each image: each with the detail of its own image."""
+        if self.detail is None or len(self.detail[0]) == 1:
+            return self
+        i = prompts // (of // len(self.detail[0]))
+        return replace(self, detail=[x[i] for x in self.detail])
 
     def batch_size(self, most: int) -> int:
         """How many prompts go together: at most `most`, and on a CPU a power of two whose tokens fit into CPU_BYTES."""

@@ -18,7 +18,8 @@ class TrainModel:
     keep: share of the first weights in those that are written; the rest is what training ended with. Some of the new is
     lost, and less of the old (WiSE-FT: Wortsman et al., Robust fine-tuning of zero-shot models, 2022).
     img_size: side of the input in pixels, if not that of the weights: a finer one shows smaller things, at a price that
-    grows faster than its area. Weights that are written this way say so themselves, and are loaded as any others.
+    grows faster than its area. detail: give the mask decoder a view of single pixels (sam/detail.py), if the weights do
+    not have it. Weights that are written either way say so themselves, and are loaded as any others.
     """
 
     name: str = "nano"
@@ -29,6 +30,7 @@ class TrainModel:
     decoder_dropout: float = 0.1
     keep: float = 0.0
     img_size: int | None = None
+    detail: bool = False
 
     def __post_init__(self) -> None:
         one_of("model", self, {"train": ("all", "decoder")})
@@ -37,6 +39,11 @@ class TrainModel:
                 raise UserError(f"model.{name} is {getattr(self, name):g}: it must lie in [0, 1)")
         if self.fresh and (self.checkpoint is not None or self.train != "all"):
             raise UserError("model.fresh starts from random weights: leave out model.checkpoint, and train all of them")
+        if self.detail and self.train != "all":
+            raise UserError(
+                "model.detail is a part of the encoder, which learns with model.train=all alone; weights that have it "
+                "keep it without being asked"
+            )
         if self.img_size is not None:
             patch = read_yaml("model", self.name)["image_encoder"].get("patch_size", 16)
             if self.img_size < patch or self.img_size % patch:
@@ -95,18 +102,22 @@ class DataConfig:
 @dataclass(frozen=True)
 class PromptsConfig:
     """The simulated interaction. One first prompt, then `clicks` from the error region, an iteration without a new
-    click among them and another one at the end. box_noise: share of the side; box_noise_most: pixels of the input."""
+    click among them and another one at the end. box_noise: share of the side; box_noise_most: pixels of the input.
+    middle_share: of the first points, those in the middle of their object, where people click, and where evaluation
+    does; the others are anywhere in it, as in the paper."""
 
     clicks: int = 8
     empty: bool = True
     box_share: float = 0.5
     box_noise: float = 0.1
     box_noise_most: float = 20.0
+    middle_share: float = 0.0
 
     def __post_init__(self) -> None:
         at_least("prompts", self, {"clicks": 0, "box_noise": 0, "box_noise_most": 0})
-        if not 0 <= self.box_share <= 1:
-            raise UserError(f"prompts.box_share is {self.box_share:g}: it must lie in [0, 1]")
+        for name in ("box_share", "middle_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"prompts.{name} is {getattr(self, name):g}: it must lie in [0, 1]")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskmill.prompts.clicks import noised_box
+from maskmill.prompts.clicks import deepest, noised_box
 from maskmill.sam.sam import Sam
 from maskmill.training.config import LossConfig, PromptsConfig
 from maskmill.training.losses import Losses, on_grid, prompt_losses, target_grid
@@ -82,6 +82,8 @@ def first_prompts(masks: Tensor, cfg: PromptsConfig, rng: np.random.Generator) -
     height, width = masks.shape[-2:]
     drawn = noised_box(boxes_of(masks).cpu().double().numpy(), (height, width), rng, cfg.box_noise, cfg.box_noise_most)
     boxes = torch.as_tensor(drawn, dtype=torch.float32, device=masks.device)
+    for i in np.flatnonzero(rng.random(n) < cfg.middle_share) if cfg.middle_share else ():
+        points[i, 0] = points.new_tensor(deepest(masks[i].cpu().numpy())[0])
     label = torch.ones(n, 1, dtype=torch.int, device=masks.device)
     rest = len(masks) - n
     prompts = Prompts(points[:n], label, boxes[n:], points.new_zeros(rest, 0, 2), label.new_zeros(rest, 0))

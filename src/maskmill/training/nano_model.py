@@ -88,16 +88,16 @@ def decode(model: Sam, embedding: Tensor, sparse: Tensor, masks: Tensor | None) 
     Returns: logits I x P x 4 x 4h x 4w, predicted IoU I x P x 4.
     """
     dec, enc = model.mask_decoder, model.prompt_encoder
-    images, c, h, w = embedding.shape
+    images, _, h, w = embedding.shape
     prompts = sparse.shape[1]
     with torch.autocast(embedding.device.type, enabled=False):
         pe = enc.pe_layer((h, w))[None]
     if masks is None:
-        src = embedding + enc.no_mask_embed.weight[:, :, None, None]
+        dense = enc.no_mask_embed.weight[:, :, None, None]
     else:  # each prompt has an image of its own
-        dense = enc.mask_downscaling(masks).view(images, prompts, c, h, w)
-        src = (embedding[:, None] + dense).flatten(0, 1)
-    logits, iou = dec.predict(dec.share(src, pe), sparse.flatten(0, 1), slice(0, None))
+        dense = enc.mask_downscaling(masks)
+        embedding = embedding.repeat_interleave(prompts, 0)
+    logits, iou = dec.predict(dec.share(embedding, dense, pe), sparse.flatten(0, 1), slice(0, None))
     return logits.float().view(images, prompts, 4, 4 * h, 4 * w), iou.float().view(images, prompts, 4)
 
 

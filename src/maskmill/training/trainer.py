@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from maskmill.errors import UserError
 from maskmill.sam.build import build_sam, load_config, load_model
-from maskmill.sam.input_size import resized
+from maskmill.sam.input_size import detailed, resized
 from maskmill.sam.sam import Sam
 from maskmill.training.config import TrainConfig
 from maskmill.training.data import PROMPTS, Example
@@ -226,6 +226,9 @@ def start_model(cfg: TrainConfig) -> Sam:
         model = build_sam(load_config(cfg.model.name))
     else:
         model = load_model(cfg.model.name, cfg.model.checkpoint, device="cpu")
+    if cfg.model.detail:
+        torch.manual_seed(cfg.seed)
+        model = detailed(model)
     return model if cfg.model.img_size is None else resized(model, cfg.model.img_size)
 
 

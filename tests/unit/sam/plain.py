@@ -15,15 +15,17 @@ from maskmill.sam.transformer import Attention, TwoWayTransformer
 
 
 def decode(
-    decoder: MaskDecoder, embeddings: Tensor, pe: Tensor, sparse: Tensor, dense: Tensor
+    decoder: MaskDecoder, embeddings: Tensor, pe: Tensor, sparse: Tensor, dense: Tensor, detail: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """All four masks. embeddings and dense B x C x h x w, or 1 for B; pe 1 x C x h x w; sparse B x N x C."""
+    """All four masks. embeddings and dense B x C x h x w, or 1 for B; pe 1 x C x h x w; sparse B x N x C; detail
+    B x C/8 x 4h x 4w, or 1 for B."""
     b = len(sparse)
     learned = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([learned.expand(b, -1, -1), sparse], dim=1)
     src = (embeddings + dense).expand(b, -1, -1, -1)
     hs, keys = two_way(decoder.transformer, src, pe.expand(b, -1, -1, -1), tokens)
-    up = decoder.output_upscaling(keys.transpose(1, 2).reshape(src.shape))
+    up = decoder.output_upscaling[:-1](keys.transpose(1, 2).reshape(src.shape))
+    up = decoder.output_upscaling[-1](up if detail is None else up + detail)
     hyper = torch.stack([mlp(hs[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1)
     masks = (hyper @ up.flatten(2)).view(b, -1, *up.shape[2:])
     return masks, decoder.iou_prediction_head(hs[:, 0])

@@ -12,6 +12,7 @@ from tests.unit.sam import plain
 
 DIM, GRID = 64, (6, 5)
 ALL = slice(0, None)
+NOTHING = torch.zeros(1, DIM, 1, 1, dtype=torch.float64)  # a dense prompt
 
 
 def noise(seed: int, *shape: int) -> Tensor:
@@ -41,8 +42,8 @@ def test_predict_is_plain(images: int, prompts: int, tokens: int, decoder: MaskD
     image, pe = noise(1, images, DIM, *GRID), noise(2, 1, DIM, *GRID)
     sparse = noise(3, images * prompts, tokens, DIM)
     with torch.no_grad():
-        masks, iou = decoder.predict(decoder.share(image, pe), sparse, ALL)
-        want = plain.decode(decoder, image.repeat_interleave(prompts, 0), pe, sparse, torch.zeros(()))
+        masks, iou = decoder.predict(decoder.share(image, NOTHING, pe), sparse, ALL)
+        want = plain.decode(decoder, image.repeat_interleave(prompts, 0), pe, sparse, NOTHING)
     assert masks.shape == (images * prompts, 4, 24, 20)
     assert (masks - want[0]).abs().max() < 1e-12 and (iou - want[1]).abs().max() < 1e-12
     assert want[0].std() > 0.01
@@ -52,7 +53,7 @@ def test_predict_is_plain(images: int, prompts: int, tokens: int, decoder: MaskD
 def test_a_choice_of_masks(chosen: slice, decoder: MaskDecoder) -> None:
     image, pe, sparse = noise(1, 1, DIM, *GRID), noise(2, 1, DIM, *GRID), noise(3, 4, 2, DIM)
     with torch.no_grad():
-        shared = decoder.share(image, pe)
+        shared = decoder.share(image, NOTHING, pe)
         masks, iou = decoder.predict(shared, sparse, ALL)
         some, some_iou = decoder.predict(shared, sparse, chosen)
     assert torch.allclose(some, masks[:, chosen], atol=1e-12) and torch.equal(some_iou, iou[:, chosen])
@@ -79,8 +80,8 @@ def test_gradients_are_plain(decoder: MaskDecoder) -> None:
     def gradients(masks: Tensor, iou: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad((masks * weight).sum() + iou.square().sum(), leaves)
 
-    ours = gradients(*decoder.predict(decoder.share(image, pe), sparse, ALL))
-    theirs = gradients(*plain.decode(decoder, image.repeat_interleave(2, 0), pe, sparse, torch.zeros(())))
+    ours = gradients(*decoder.predict(decoder.share(image, NOTHING, pe), sparse, ALL))
+    theirs = gradients(*plain.decode(decoder, image.repeat_interleave(2, 0), pe, sparse, NOTHING))
     for a, b in zip(ours, theirs, strict=True):
         assert (a - b).abs().max() <= 1e-10 * (1 + b.abs().max())
     # the key's bias adds the same to all scores of a query, which softmax does not feel; all else is learned
@@ -94,10 +95,10 @@ def test_pieces_change_nothing(pieces: int, decoder: MaskDecoder, monkeypatch: p
     image, pe, sparse = noise(1, 1, DIM, *GRID), noise(2, 1, DIM, *GRID), noise(3, 4, 2, DIM)
     monkeypatch.setattr(transformer, "CPU_PIECES", pieces)
     with torch.no_grad():
-        shared = decoder.share(image, pe)
+        shared = decoder.share(image, NOTHING, pe)
         masks, _ = decoder.predict(shared, sparse, ALL)
     assert len(shared.tokens) == min(pieces, 30)
-    assert (masks - plain.decode(decoder, image, pe, sparse, torch.zeros(()))[0]).abs().max() < 1e-12
+    assert (masks - plain.decode(decoder, image, pe, sparse, NOTHING)[0]).abs().max() < 1e-12
 
 
 # ---- only what passes
@@ -107,7 +108,7 @@ def test_passing_masks_are_those_of_predict(decoder: MaskDecoder) -> None:
     image, pe, sparse = noise(1, 1, DIM, *GRID), noise(2, 1, DIM, *GRID), noise(3, 9, 2, DIM)
     with torch.no_grad():
         decoder.iou_prediction_head.layers[-1].bias.add_(5)  # type: ignore[operator]  # floors are above zero
-        shared = decoder.share(image, pe)
+        shared = decoder.share(image, NOTHING, pe)
         masks, iou = decoder.predict(shared, sparse, slice(1, None))
         floors = [float(iou.flatten().sort().values[i]) for i in (1, 9, 20)]
         for floor in (*floors, 1e9):
@@ -126,7 +127,8 @@ def shared_image(name: str) -> tuple[MaskDecoder, SharedImage, Tensor]:
     decoder = shaken(MaskDecoder(cfg.mask_decoder, dim))
     with torch.inference_mode():
         decoder.iou_prediction_head.layers[-1].bias.add_(5)  # type: ignore[operator]  # floors are above zero
-        shared = decoder.share(noise(1, 1, dim, side, side).float(), noise(2, 1, dim, side, side).float())
+        image, pe = (noise(seed, 1, dim, side, side).float() for seed in (1, 2))
+        shared = decoder.share(image, torch.zeros(1, dim, 1, 1), pe)
     return decoder, shared, noise(3, 24, 2, dim).float()
 
 

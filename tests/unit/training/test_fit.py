@@ -197,6 +197,30 @@ def test_training_at_another_input_size(tmp_path: Path) -> None:
         fit(config(tmp_path, model=begin | {"img_size": 100}), str(tmp_path / "odd"))
 
 
+def test_a_view_of_single_pixels_is_learned_and_kept(tmp_path: Path) -> None:
+    """Weights without detail get it; they say that they have it, stop and continue with the same bits, and embeddings
+    that are cached carry it."""
+    assert fit(config(tmp_path), str(tmp_path / "first"))
+    begin = {"fresh": False, "checkpoint": str(tmp_path / "first/model.safetensors"), "detail": True}
+    cfg = config(tmp_path, model=begin)
+    start = {k: v.clone() for k, v in Trainer(cfg).model.state_dict().items()}
+    assert not start["image_encoder.detail.last.weight"].any()
+    assert fit(cfg, str(tmp_path / "whole"))
+    steps: list[int] = []
+    assert not fit(cfg, str(tmp_path / "parts"), say=lambda p: steps.append(p.step), stopped=lambda: len(steps) >= 2)
+    assert fit(cfg, str(tmp_path / "parts")) and same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    learned = {k for k, v in weights(tmp_path / "whole").items() if not torch.equal(v, start[k])}
+    assert {k for k in start if k.startswith("image_encoder.detail.")} <= learned
+
+    decoder = {"fresh": False, "checkpoint": str(tmp_path / "whole/model.safetensors"), "train": "decoder"}
+    for cache in ("none", "float32"):
+        assert fit(config(tmp_path, model=decoder, cache=cache), str(tmp_path / cache))
+    assert same(weights(tmp_path / "none"), weights(tmp_path / "float32"))
+    assert "image_encoder.detail.last.weight" in weights(tmp_path / "none")
+    with pytest.raises(UserError, match=r"model.detail is a part of the encoder.*model.train=all"):
+        config(tmp_path, model=begin | {"train": "decoder"})
+
+
 def test_dropout_reaches_the_decoder_and_drop_path_the_encoder(tmp_path: Path) -> None:
     trainer = Trainer(config(tmp_path))
     trainer.train_step(numbered(trainer, 0, 1))

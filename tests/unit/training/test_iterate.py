@@ -52,6 +52,30 @@ def test_first_prompts_are_points_in_the_masks_or_their_boxes() -> None:
     assert boxes_of(masks()).tolist()[0] == [20, 10, 59, 39]
 
 
+def test_a_share_of_the_first_points_is_in_the_middle() -> None:
+    """The middles by hand, as many as asked for; boxes, order and the other points are those of a share of 0."""
+    middles = {0: range(34, 46), 1: (17,), 2: range(74, 106), 3: range(72, 88)}  # x of the deepest rows
+    rows = {0: (24, 25), 1: range(62, 68), 2: (24, 25), 3: (72,)}
+    cfg = PromptsConfig(middle_share=0.5)
+    points = central = 0
+    for seed in range(100):
+        plain, order = first_prompts(masks(), PromptsConfig(), np.random.default_rng(seed))
+        prompts, same = first_prompts(masks(), cfg, np.random.default_rng(seed))
+        assert torch.equal(order, same) and torch.equal(plain.boxes, prompts.boxes)
+        for i, before, (x, y) in zip(
+            order.tolist(), plain.points[:, 0].tolist(), prompts.points[:, 0].tolist(), strict=False
+        ):
+            points += 1
+            if [x, y] != before:
+                central += 1
+                assert x in middles[i] and y in rows[i], (i, x, y)
+    assert 0.4 * points < central < 0.6 * points
+    every, order = first_prompts(masks(), PromptsConfig(middle_share=1.0, box_share=0.0), np.random.default_rng(0))
+    assert all(
+        x in middles[i] and y in rows[i] for i, (x, y) in zip(order.tolist(), every.points[:, 0].tolist(), strict=True)
+    )
+
+
 def test_error_clicks_lie_in_the_error() -> None:
     target = torch.zeros(3, 10, 10, dtype=torch.bool)
     target[:, 2:6, 2:6] = True
