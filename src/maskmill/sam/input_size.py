@@ -1,4 +1,4 @@
-"""The same architecture, and the same weights, for an input of another size.
+"""The same architecture, and the same weights, for an input of another size, or with detail (detail.py) added.
 
 Only positions depend on the size: the encoder's absolute ones (one for each patch), and the relative ones of its global
 blocks. Published weights have 1024 pixels; weights that were trained at another size say so by these shapes.
