@@ -103,8 +103,8 @@ class DataConfig:
 class PromptsConfig:
     """The simulated interaction. One first prompt, then `clicks` from the error region, an iteration without a new
     click among them and another one at the end. box_noise: share of the side; box_noise_most: pixels of the input.
-    middle_share: of the first points, those in the middle of their object, where people click, and where evaluation
-    does; the others are anywhere in it, as in the paper."""
+    middle_share: of the first points, those in the middle of their object, where evaluation clicks; the others are
+    anywhere in it, as in the paper."""
 
     clicks: int = 8
     empty: bool = True
