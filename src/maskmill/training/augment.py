@@ -46,6 +46,20 @@ def resized_mask(mask: np.ndarray, size: tuple[int, int], corner: tuple[int, int
     return np.asarray(grey[top : top + side, left : left + side] > 127)
 
 
+def tile(image: np.ndarray, masks: np.ndarray, side: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """H x W x 3 and N x H x W, both at most side: copies of the image fill side x side, and each mask lies in one of
+    them, by chance. A small copy alone in a corner would teach that small things lie in corners."""
+    height, width = image.shape[:2]
+    top, left = (int(rng.integers(side - n + 1)) for n in (height, width))
+    around = (top, side - height - top), (left, side - width - left)
+    image, masks = np.pad(image, (*around, (0, 0)), "wrap"), np.pad(masks, ((0, 0), *around), "wrap")
+    row, column = (np.arange(side) - top) // height, (np.arange(side) - left) // width  # of the copy that each is of
+    for mask in masks:
+        y, x = rng.choice(np.argwhere(mask))  # a copy of which only a part is inside has less of a chance
+        mask &= (row == row[y])[:, None] & (column == column[x])
+    return image, masks
+
+
 def colour_jitter(pixels: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """H x W x 3, 0 to 255, with another contrast, brightness and saturation, and other gains of the channels; sometimes
     grey, or with the channels exchanged."""

@@ -79,7 +79,8 @@ class Source:
 class DataConfig:
     """masks_per_image: as many of an image's masks at random. max_area_share: larger masks are left out.
 
-    jitter: large-scale jitter, the range of the scale (the paper's stages 1 and 2: 0.1, 2.0); none by default.
+    jitter: large-scale jitter, the range of the scale (the paper's stages 1 and 2: 0.1, 2.0); none by default. tile: an
+    image that it makes smaller than half of the input is laid out in copies until the input is full.
     symmetry: `mirror` turns left and right around, `square` takes any of a square's eight symmetries. colour_jitter:
     contrast, brightness and colours at random, as in nano's own training."""
 
@@ -87,6 +88,7 @@ class DataConfig:
     masks_per_image: int = 64
     max_area_share: float = 0.9
     jitter: tuple[float, float] | None = None
+    tile: bool = False
     symmetry: str = "none"
     colour_jitter: bool = False
 
@@ -97,6 +99,8 @@ class DataConfig:
             raise UserError(f"data.max_area_share is {self.max_area_share:g}: it must lie in (0, 1]")
         if self.jitter is not None and not 0 < self.jitter[0] <= self.jitter[1]:
             raise UserError(f"data.jitter is {list(self.jitter)}: expected a range of scales above 0")
+        if self.tile and (self.jitter is None or self.jitter[0] >= 0.5):
+            raise UserError("data.tile fills what data.jitter leaves empty below a scale of 0.5: give such a range too")
 
 
 @dataclass(frozen=True)

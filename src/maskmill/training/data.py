@@ -15,7 +15,7 @@ from maskmill.errors import UserError
 from maskmill.masks.rle import area, decode
 from maskmill.sam.resize import resize
 from maskmill.storage.annotated import Annotated, AnnotatedSet, open_annotated
-from maskmill.training.augment import colour_jitter, resized, resized_mask, symmetry, window
+from maskmill.training.augment import colour_jitter, resized, resized_mask, symmetry, tile, window
 from maskmill.training.config import DataConfig, TrainConfig
 from maskmill.training.losses import target_grid
 
@@ -88,6 +88,8 @@ class Samples(Dataset[Example | Broken]):
             size = self.input_size(height, width)
             pixels = resize(image, *size)
         masks = self.pick(usable(found, data), (height, width), size, corner, rng)
+        if data.tile and max(size) < self.side / 2:
+            pixels, masks = tile(pixels, masks, self.side, rng)
         pixels, masks = symmetry(pixels, masks, data.symmetry, rng)
         if data.colour_jitter:
             pixels = np.rint(colour_jitter(pixels.astype(np.float32), rng)).astype(np.uint8)

@@ -10,7 +10,7 @@ from maskmill.config import from_tree
 from maskmill.errors import UserError
 from maskmill.masks.rle import encode
 from maskmill.storage.annotated import open_annotated
-from maskmill.training.augment import resized, resized_mask, symmetry, window
+from maskmill.training.augment import resized, resized_mask, symmetry, tile, window
 from maskmill.training.config import DataConfig, TrainConfig
 from maskmill.training.data import Broken, Example, Samples, usable
 from maskmill.training.losses import target_grid
@@ -50,8 +50,9 @@ def test_colour_jitter_changes_colours_alone(tmp_path: Path) -> None:
     assert max(grounds) - min(grounds) > 20  # the ground is drawn at 90 to 102
 
 
-def test_masks_lie_on_their_objects_after_all_that_is_done_to_them(tmp_path: Path) -> None:
-    made = samples(write_set(tmp_path / "set", 3), symmetry="square", jitter=[0.5, 2.0])
+@pytest.mark.parametrize("how", [{"jitter": [0.5, 2.0]}, {"jitter": [0.4, 0.49], "tile": True}])
+def test_masks_lie_on_their_objects_after_all_that_is_done_to_them(tmp_path: Path, how: dict[str, object]) -> None:
+    made = samples(write_set(tmp_path / "set", 3), symmetry="square", **how)
     seen = 0
     for n in range(30):
         example = good(made[n])
@@ -132,6 +133,40 @@ def test_jitter_by_hand() -> None:
     assert resized(image, (96, 128), (top, left), 64).shape == (64, 64, 3)
     assert resized_mask(mask, (96, 128), (top, left), 64).shape == (64, 64)
     assert np.array_equal(resized_mask(mask, (60, 80), (0, 0), 80), mask)
+
+
+def test_tiles_by_hand() -> None:
+    image = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    masks = np.zeros((60, 4, 6), bool)
+    masks[:30, 1:3, 2:5] = masks[30:, 0, 0] = True
+    tops, places = set(), set()
+    for seed in range(40):
+        full, spread = tile(image, masks, 16, np.random.default_rng(seed))
+        top, left = (int(n[0]) for n in np.nonzero((full == image[0, 0]).all(-1)))
+        rows, columns = (np.arange(16) - top) % 4, (np.arange(16) - left) % 6
+        assert np.array_equal(full, image[rows][:, columns])
+        tops.add((top, left))
+        for mask, small in zip(masks, spread, strict=True):
+            y, x = np.nonzero(small)
+            places.add((int(y[0]), int(x[0])))
+            assert y.size and np.ptp(y) < 4 and np.ptp(x) < 6  # one copy alone
+            assert mask[rows[y], columns[x]].all()
+            whole = min(y.min(), x.min()) > 0 and max(y.max(), x.max()) < 15  # nothing of it is outside
+            assert y.size == mask.sum() or not whole
+    assert len(tops) > 15 and len(places) > 150
+
+
+def test_an_image_that_is_tiled_fills_the_input_and_a_larger_one_stays(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", 3)
+    filled, alone = (samples(folder, jitter=[0.3, 0.9], tile=t) for t in (True, False))
+    sizes = set()
+    for n in range(20):
+        one, two = good(filled[n]), good(alone[n])
+        small = max(two.pixels.shape[1:]) < 32
+        assert one.pixels.shape == ((3, 64, 64) if small else two.pixels.shape)
+        assert small or torch.equal(one.pixels, two.pixels)
+        sizes.add(small)
+    assert sizes == {True, False}
 
 
 def test_the_eight_symmetries() -> None:
