@@ -74,6 +74,8 @@ def test_windows_of_an_image_are_dropped_together() -> None:
         ({"model": {"train": "decode"}}, "model.train"),
         ({"model": {"drop_path": 1.0}}, "model.drop_path"),
         ({"data": {"jitter": [0, 2]}}, "data.jitter"),
+        ({"data": {"tile": True}}, "data.tile"),
+        ({"data": {"tile": True, "jitter": [0.5, 2]}}, "data.tile"),
         ({"optim": {"milestones": [5, 1]}}, "optim.milestones"),
         ({"loss": {"stride": 3}}, "loss.stride"),
         ({"loss": {"relaxed": 1}}, "loss.relaxed"),
@@ -89,7 +91,7 @@ def test_bad_settings_are_named(tree: dict[str, object], words: str) -> None:
         from_tree(TrainConfig, tree)
 
 
-@pytest.mark.parametrize("name", ["sam", "finetune", "decoder", "small", "small_fine"])
+@pytest.mark.parametrize("name", ["sam", "finetune", "decoder", "small", "small_fine", "small_wide"])
 def test_every_recipe_is_a_config_whose_rate_falls_before_its_end(name: str) -> None:
     cfg = from_tree(TrainConfig, read_yaml("train", name))
     assert cfg.optim.warmup < cfg.optim.steps and all(m < cfg.optim.steps for m in cfg.optim.milestones)
