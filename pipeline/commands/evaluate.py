@@ -58,8 +58,8 @@ def evaluate(
     With --boxes, also boxes.json: the answers as COCO results.
     With --audit, DATA holds the same masks as MODEL, corrected by people: audit.json says how many pairs agree.
 
-    Settings of evaluate.*: clicks, noc, max_clicks, images, masks_per_image, mask_share, min_area, points_per_side (0
-    leaves recall out), nms, batch, resamples, seed.
+    Settings of evaluate.*: clicks, noc, max_clicks, images, masks_per_image, mask_share, min_area, window (pixels: zoom
+    into larger images), points_per_side (0 leaves recall out), nms, batch, resamples, seed.
 
     \b
     Examples:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from maskmill.evaluate.prompts import Prompter
-from maskmill.evaluate.run import Evaluation
-from maskmill.masks.rle import decode
+from maskmill.evaluate.run import Evaluation, take
+from maskmill.evaluate.windows import parts
 from maskmill.prompts.clicks import deepest
 from maskmill.sam.sam import Sam
 from maskmill.storage.annotated import AnnotatedSet
@@ -44,9 +44,9 @@ def cases(model: Sam, data: AnnotatedSet, evaluation: Evaluation, rows: list[int
     """Masks of an evaluation by number, asked for once more."""
     for row in rows:
         place = evaluation.image[row]
-        found = data.read(evaluation.index[place])
-        counts = found.counts[found.ids.index(evaluation.mask_id[row])]
-        target = decode(counts, *found.image.shape[:2])
+        whole = data.read(evaluation.index[place])
+        (found,) = parts(take(whole, [whole.ids.index(evaluation.mask_id[row])]), evaluation.cfg.window)
+        target = found.masks[0]
         point = deepest(target)[0]
         points, labels = np.array([[point]], float), np.ones((1, 1), int)
         masks, scores, _ = Prompter(model, found.image).ask(points, labels, None, None, True)

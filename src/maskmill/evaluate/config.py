@@ -13,6 +13,8 @@ class EvaluateConfig:
     clicks: numbers of clicks that mIoU is given for. noc: IoUs that clicks are counted to; a mask that needs more than
     max_clicks is a failure and counts as max_clicks. images, masks_per_image: at random, at the most; None for all.
     mask_share: each mask is measured with this chance, so that means stay those of the whole set.
+    window: pixels; of larger images each mask is asked for in a part so large, as by someone who zooms in (windows.py);
+    None: in the whole image. Automatic masks and --boxes always see it whole.
     points_per_side: of the automatic masks, whose recall is measured; 0 leaves that out. The paper's grid is 64 x 64,
     its NMS 0.9. baselines: what the first click reaches without a model. resamples: of the bootstrap.
     """
@@ -24,6 +26,7 @@ class EvaluateConfig:
     masks_per_image: int | None = None
     mask_share: float = 1.0
     min_area: int = 1
+    window: int | None = None
     points_per_side: int = 64
     nms: float = 0.9
     baselines: bool = False
@@ -41,9 +44,9 @@ class EvaluateConfig:
         for name in ("mask_share", "nms"):
             if not 0 < getattr(self, name) <= 1:
                 raise UserError(f"evaluate.{name} is {getattr(self, name):g}: it must lie in (0, 1]")
-        for name in ("images", "masks_per_image"):
+        for name, least in {"images": 1, "masks_per_image": 1, "window": 32}.items():
             if getattr(self, name) is not None:
-                at_least("evaluate", self, {name: 1})
+                at_least("evaluate", self, {name: least})
 
     @property
     def most_clicks(self) -> int:

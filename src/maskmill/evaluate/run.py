@@ -14,6 +14,7 @@ from maskmill.evaluate.config import EvaluateConfig
 from maskmill.evaluate.instances import Instances, InstanceScores
 from maskmill.evaluate.prompts import Prompter, PromptScores, clicks_needed, score_image
 from maskmill.evaluate.proposals import Proposals, ProposalScores, automatic
+from maskmill.evaluate.windows import parts
 from maskmill.masks.rle import area
 from maskmill.prompts.clicks import deepest
 from maskmill.sam.sam import Sam
@@ -112,12 +113,9 @@ def evaluate(
     for done, i in enumerate(chosen):
         whole = large_enough(data.read(i), cfg)
         found = choose_masks(whole, i, cfg)
-        if found.counts or instances is not None:
-            prompter = Prompter(model, found.image)
-        if found.counts:
-            measure(out, prompter, found, i)
+        prompter = measure(out, model, found, i) if found.counts else None
         if instances is not None:  # boxes on an image without masks are wrong ones
-            instances.add(prompter, whole, cfg.batch)
+            instances.add(prompter or Prompter(model, found.image), whole, cfg.batch)
         if cfg.points_per_side and whole.counts:  # all masks: an automatic one that finds any of them is right
             size = (found.image.shape[0], found.image.shape[1])
             proposals.add(size, list(whole.counts), *automatic(model, found.image, cfg))
@@ -133,18 +131,22 @@ def evaluate(
     return out
 
 
-def measure(out: Evaluation, prompter: Prompter, found: Annotated, i: int) -> None:
-    """The chosen masks of image i: clicks, boxes, baselines."""
+def measure(out: Evaluation, model: Sam, found: Annotated, i: int) -> Prompter | None:
+    """The chosen masks of image i: clicks, boxes, baselines. Returns what holds the image, unless it was cut."""
     out.names.append(found.name)
     out.index.append(i)
-    out.image += [len(out.names) - 1] * len(found.counts)
-    out.mask_id += found.ids
-    out.area += [area(c, *found.image.shape[:2]) for c in found.counts]
-    tasks = [f"{found.name}\0{mask_id}" for mask_id in found.ids]
-    out.scores.append(score_image(prompter, found.masks, tasks, out.cfg))
-    if out.cfg.baselines:
-        points = [deepest(m)[0] for m in found.masks]
-        out.baselines.append(score_baselines(found.image, found.masks, points))
+    prompter = None
+    for part in parts(found, out.cfg.window):
+        prompter = Prompter(model, part.image)
+        out.image += [len(out.names) - 1] * len(part.counts)
+        out.mask_id += part.ids
+        out.area += [area(c, *part.image.shape[:2]) for c in part.counts]
+        tasks = [f"{part.name}\0{mask_id}" for mask_id in part.ids]
+        out.scores.append(score_image(prompter, part.masks, tasks, out.cfg))
+        if out.cfg.baselines:
+            points = [deepest(m)[0] for m in part.masks]
+            out.baselines.append(score_baselines(part.image, part.masks, points))
+    return prompter if part is found else None
 
 
 def choose_images(count: int, cfg: EvaluateConfig) -> list[int]:

@@ -147,8 +147,8 @@ class LossConfig:
         at_least("loss", self, {"focal": 0, "dice": 0, "iou": 0, "gamma": 0})
         if self.logit_scale <= 0:
             raise UserError(f"loss.logit_scale is {self.logit_scale:g}: it must lie above 0")
-        if not 0 <= self.relaxed < 1:
-            raise UserError(f"loss.relaxed is {self.relaxed:g}: it must lie in [0, 1)")
+        if not 0 <= self.relaxed <= 1:
+            raise UserError(f"loss.relaxed is {self.relaxed:g}: it must lie in [0, 1]")
         if self.stride not in (1, 2, 4):
             raise UserError(f"loss.stride is {self.stride}: expected 1, 2 or 4 pixels")
 

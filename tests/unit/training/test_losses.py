@@ -68,6 +68,8 @@ def test_relaxed_lets_any_mask_learn_by_chance() -> None:
     which = learners(each, 0.6, np.random.default_rng(0))
     shares = (which.bincount(minlength=3) / 9000).tolist()
     assert np.allclose(shares, [0.2, 0.4 + 0.2, 0.2], atol=0.02)
+    always = learners(each, LossConfig(relaxed=1).relaxed, np.random.default_rng(0))
+    assert np.allclose(always.bincount(minlength=3) / 9000, 1 / 3, atol=0.02)
     state = RNG.bit_generator.state
     assert learners(each[:2], 0.0, RNG).tolist() == [1, 1] and learners(each[:2, :1], 0.6, RNG).tolist() == [0, 0]
     assert RNG.bit_generator.state == state  # runs without it keep their chance

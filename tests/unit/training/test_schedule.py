@@ -78,7 +78,7 @@ def test_windows_of_an_image_are_dropped_together() -> None:
         ({"data": {"tile": True, "jitter": [0.5, 2]}}, "data.tile"),
         ({"optim": {"milestones": [5, 1]}}, "optim.milestones"),
         ({"loss": {"stride": 3}}, "loss.stride"),
-        ({"loss": {"relaxed": 1}}, "loss.relaxed"),
+        ({"loss": {"relaxed": 1.1}}, "loss.relaxed"),
         ({"run": {"precision": "half"}}, "run.precision"),
         ({"cache": "float32"}, "model.train"),
         ({"cache": "float32", "model": {"train": "decoder"}, "data": {"symmetry": "mirror"}}, "data.symmetry"),
