@@ -91,7 +91,7 @@ def test_bad_settings_are_named(tree: dict[str, object], words: str) -> None:
         from_tree(TrainConfig, tree)
 
 
-@pytest.mark.parametrize("name", ["sam", "finetune", "decoder", "small", "small_fine", "small_wide"])
+@pytest.mark.parametrize("name", ["sam", "finetune", "decoder", "small", "small_fine", "small_wide", "small_last"])
 def test_every_recipe_is_a_config_whose_rate_falls_before_its_end(name: str) -> None:
     cfg = from_tree(TrainConfig, read_yaml("train", name))
     assert cfg.optim.warmup < cfg.optim.steps and all(m < cfg.optim.steps for m in cfg.optim.milestones)
