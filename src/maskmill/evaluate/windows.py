@@ -26,8 +26,9 @@ def parts(found: Annotated, side: int | None) -> list[Annotated]:
     for n, mask in enumerate(found.masks):
         x0, y0, x1, y1 = extent(mask)
         at_x, at_y = place(x0, x1 + 1, width, side), place(y0, y1 + 1, height, side)
-        whole = at_x is None or at_y is None
-        box = (0, 0, width, height) if whole else (at_x, at_y, min(at_x + side, width), min(at_y + side, height))
+        box = (0, 0, width, height)
+        if at_x is not None and at_y is not None:
+            box = (at_x, at_y, min(at_x + side, width), min(at_y + side, height))
         held.setdefault(box, []).append(n)
     return [cut(found, box, held[box]) for box in sorted(held)]
 
