@@ -29,7 +29,7 @@ def make_page(
 ) -> str:
     """The whole page. `tree`: the evaluation's summary."""
     parts = [
-        ("figures", "Figures", "".join(table_rows(tree))),
+        ("figures", "Figures", zoomed(evaluation.cfg.window) + "".join(table_rows(tree))),
         ("curves", "Curves", "".join(curves(evaluation))),
         ("worst", "Worst cases", gallery(worst)),
         ("best", "Best cases", gallery(best)),
@@ -39,6 +39,11 @@ def make_page(
         parts.insert(2, ("categories", "Mask AP from boxes, by category", "".join(category_rows(by_category))))
     credit = "The protocol is that of Segment Anything (arXiv 2304.02643), section 7 and appendix D."
     return fill_page(title, head(title, tree), parts, credit)
+
+
+def zoomed(window: int | None) -> str:
+    """Figures through windows are others than of whole images: the page says so."""
+    return "" if window is None else f"<p>Larger images are seen in parts of {window} pixels (evaluate.window).</p>"
 
 
 def head(title: str, tree: dict[str, Any]) -> Iterator[str]:

@@ -34,13 +34,8 @@ def boxes_in(height: int, width: int, boxes: list[tuple[int, int, int, int]]) ->
 
 def test_places_by_hand() -> None:
     """Windows of 40 on 100 pixels begin at 0, 20, 40, 60."""
-    assert [place(low, high, 100, 40) for low, high in ((15, 25), (0, 3), (26, 36), (55, 65), (97, 100))] == [
-        0,
-        0,
-        20,
-        40,
-        60,
-    ]
+    given = {(15, 25): 0, (0, 3): 0, (26, 36): 20, (55, 65): 40, (97, 100): 60}
+    assert {span: place(*span, 100, 40) for span in given} == given
     assert place(20, 60, 100, 40) == 20 and place(19, 60, 100, 40) is None and place(10, 45, 100, 40) is None
     assert place(3, 30, 40, 40) == 0 and place(0, 7, 7, 40) == 0
     assert all(place(low, low + 20, 101, 40) is not None for low in range(82)), "half a window always fits"
