@@ -12,7 +12,7 @@ import pytest
 from maskmill import MaskGenerator
 from maskmill.sam.build import build_sam, load_config
 from tests.parity.compare import Comparison, compare
-from tests.parity.images import photos, render, rendered
+from tests.parity.images import SIZES, photos, render, rendered
 from tests.parity.official import SamAutomaticMaskGenerator, official_sam
 from tests.parity.pair import Pair, Remembering, nano_thresholds
 
@@ -54,9 +54,15 @@ def both(pair: Pair, image: np.ndarray, name: str = "", **args: Any) -> Comparis
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_same_masks(setting: str, pair: Pair) -> None:
-    """Eight images, every mask of both sides matched; nearly all equal in mask, box, crop, point, area and place."""
+    """Eight images, every mask of both sides matched; nearly all equal in mask, box, crop, point, area and place.
+
+    Two crop layers are 21 images each: half of them.
+    """
     total = Comparison()
+    names = ("small", "wide", "odd", "grey") if setting == "two crop layers" else SIZES
     for name, image in rendered().items():
+        if name not in names:
+            continue
         total.add(both(pair, image, name, **SETTINGS[setting]))
     print(f"{setting}: {total}")
     assert total.agreement.unexcused == 0, total
