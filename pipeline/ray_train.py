@@ -110,7 +110,8 @@ def absolute(cfg: TrainConfig) -> dict[str, Any]:
     """The config as a tree whose places hold on every machine, whatever folder a process works in."""
     tree = to_tree(cfg)
     model, run = tree["model"], tree["run"]
-    model["checkpoint"] = model["checkpoint"] and listing.absolute(model["checkpoint"])
+    for key in ("checkpoint", "encoder"):
+        model[key] = model[key] and listing.absolute(model[key])
     run["embeddings"] = run["embeddings"] and listing.absolute(run["embeddings"])
     if model["name"].endswith((".yaml", ".yml")):
         model["name"] = listing.absolute(model["name"])

@@ -166,13 +166,17 @@ def measure(
 
 
 def instance_ids(data: "AnnotatedSet", instances: "Instances") -> tuple[dict[str, int], dict[str, int]]:
-    """Ids of images and categories by name: those of the COCO file that DATA is, else numbers from 1."""
+    """Ids of images and categories by name: those of the COCO file that DATA is, else numbers from 1; a category that
+    the file does not list (of masks without one) gets the next free number."""
     from maskmill.storage.annotated import CocoSet
 
     images, categories = ({name: n + 1 for n, name in enumerate(x)} for x in (data.names, instances.categories))
     if not isinstance(data, CocoSet):
         return images, categories
-    return data.image_ids, data.category_ids or categories
+    known = dict(data.category_ids)
+    for name in instances.categories:
+        known.setdefault(name, max(known.values(), default=0) + 1)
+    return data.image_ids, known
 
 
 def write_audit(

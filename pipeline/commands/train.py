@@ -99,12 +99,12 @@ def train(
 def read_config(tree: dict[str, Any], data: tuple[str, ...], images: str | None) -> "TrainConfig":
     """The recipe with --data on top."""
     from maskmill.config import from_tree, merge
-    from maskmill.training.config import TrainConfig
+    from maskmill.training.config import TrainConfig, for_model
 
     if data:
         sources: list[dict[str, Any]] = [{"path": path, "images": images} for path in data]
         tree = merge(tree, {"data": {"sources": sources}})
-    return from_tree(TrainConfig, tree)
+    return from_tree(TrainConfig, for_model(tree))
 
 
 def train_nano(

@@ -21,7 +21,7 @@ from maskmill.detect.train import DetectorTraining
 from maskmill.errors import UserError
 from maskmill.evaluate.config import EvaluateConfig
 from maskmill.prompts.session import SessionConfig
-from maskmill.training.config import TrainConfig
+from maskmill.training.config import TrainConfig, for_model
 from maskmill.training.scenes import KINDS, SceneConfig
 
 
@@ -202,6 +202,8 @@ def read_engine_config(path: str, assignments: tuple[str, ...] = ()) -> EngineCo
     for text in assignments:  # one by one: `train=NAME` is a whole recipe, and the next may change a key of it
         tree = merge(tree, parse_set((text,)))
         tree["train"] = named_recipe(tree["train"])
+    model = from_tree(ModelSection, tree.get("model") or {}, "model.")
+    tree["train"] = for_model(tree["train"], model.name)
     return from_tree(EngineConfig, tree)
 
 

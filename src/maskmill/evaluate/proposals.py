@@ -40,12 +40,20 @@ class Proposals:
     truth: list[dict[str, Any]] = field(default_factory=list)
     found: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, size: tuple[int, int], truth: list[str], found: list[str], scores: np.ndarray) -> None:
-        """One image (height, width): compressed counts of its masks, and of the automatic ones with scores."""
+    def add(
+        self,
+        size: tuple[int, int],
+        truth: list[str],
+        found: list[str],
+        scores: np.ndarray,
+        crowds: Sequence[str] = (),
+    ) -> None:
+        """One image (height, width): compressed counts of its masks (it may have none), and of the automatic ones with
+        scores. Automatic masks in a crowd are neither right nor wrong."""
         self.sizes.append(size)
         image = len(self.sizes)
-        for counts in truth:
-            self.truth.append(record(image, len(self.truth) + 1, size, counts) | {"iscrowd": 0})
+        for counts, crowd in [*((c, 0) for c in truth), *((c, 1) for c in crowds)]:
+            self.truth.append(record(image, len(self.truth) + 1, size, counts) | {"iscrowd": crowd})
         for counts, score in zip(found, scores.tolist(), strict=True):
             self.found.append(record(image, len(self.found) + 1, size, counts) | {"score": score})
 

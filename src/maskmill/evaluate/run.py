@@ -116,9 +116,10 @@ def evaluate(
         prompter = measure(out, model, found, i) if found.counts else None
         if instances is not None:  # boxes on an image without masks are wrong ones
             instances.add(prompter or Prompter(model, found.image), whole, cfg.batch)
-        if cfg.points_per_side and whole.counts:  # all masks: an automatic one that finds any of them is right
+        if cfg.points_per_side:  # all masks: an automatic one that finds any of them is right
             size = (found.image.shape[0], found.image.shape[1])
-            proposals.add(size, list(whole.counts), *automatic(model, found.image, cfg))
+            crowds = [counts for _, counts in whole.crowds]
+            proposals.add(size, list(whole.counts), *automatic(model, found.image, cfg), crowds)
         say(done + 1, len(chosen))
     if not out.scores:
         raise UserError(

@@ -105,6 +105,8 @@ def parse_weights(data: bytes, path: str | Path) -> dict[str, Any]:
         raise UserError(
             f"checkpoint {str(path)!r} cannot be read ({reason}): expected a whole .pth state dict or .safetensors file"
         ) from e
+    if isinstance(state, dict) and isinstance(state.get("model"), dict):  # as training scripts save it
+        state = state["model"]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"checkpoint {str(path)!r} holds {type(state).__name__}, not a state dict of tensors")
     return state

@@ -14,6 +14,13 @@ Resize = Callable[[np.ndarray, int, int], np.ndarray]
 _LONGEST = 1 << 24  # beyond, Pillow's float32 box no longer holds a side exactly
 
 
+def fitted(height: int, width: int, side: int) -> tuple[int, int]:
+    """(height, width) after the long side is scaled to `side` (utils/transforms.py, get_preprocess_shape)."""
+    scale = side * 1.0 / max(height, width)
+    # a 1-pixel short side of a very long image must not round to nothing
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """H x W x 3 uint8 -> height x width x 3 uint8, as the installed Pillow's `resize(..., BILINEAR)`, bit for bit.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from maskmill.sam.image_encoder import ImageEncoderConfig, ImageEncoderViT
 from maskmill.sam.mask_decoder import MaskDecoder, MaskDecoderConfig
 from maskmill.sam.prompt_encoder import PromptEncoder
-from maskmill.sam.resize import resize
+from maskmill.sam.resize import fitted, resize
 from maskmill.sam.transformer import SharedImage
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -62,10 +62,8 @@ class Sam(nn.Module):
         return self.image_encoder.img_size
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) after the long side is scaled to `img_size` (utils/transforms.py, get_preprocess_shape)."""
-        scale = self.img_size * 1.0 / max(height, width)
-        # a 1-pixel short side of a very long image must not round to nothing
-        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+        """(height, width) after the long side is scaled to `img_size`."""
+        return fitted(height, width, self.img_size)
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """H x W x 3 uint8 -> long side at `img_size`, by Pillow's antialiased bilinear filter, as SAM was trained."""

@@ -22,10 +22,11 @@ from maskmill.storage.originals import Kept, MissingOriginal, Originals, ShardRe
 from maskmill.storage.pixels import decode_image, orientation_of
 from maskmill.storage.sa1b_source import Sa1bFolder, Sa1bTar, scan_sa1b
 from maskmill.storage.schemas import OK, runs_of_counts
-from maskmill.storage.tars import find_json, find_members
+from maskmill.storage.tars import find_json
 
 MAX_MPX = 536.0
 KEPT_UNITS = 64  # of a build, whose masks are kept in memory
+ALL = 1 << 20  # shards whose index is kept: images are read in any order, and an index costs a walk over its shard
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class BuildSet:
         self.build, self.table = build, f"masks/{filter or build.own_filter}"
         if filter is not None and filter not in build.filters:
             raise UserError(f"{build.path} has no filter {filter!r}: it has {', '.join(build.filters)}")
-        self.originals = Originals(build, images)
+        self.originals = Originals(build, images, ALL)
         self.manifests = [m for m in build.manifests() if "images" in m.files]
         self.rows: list[tuple[int, int, str, str]] = []  # unit, image id, shard, key
         for n, manifest in enumerate(self.manifests):
@@ -111,6 +112,11 @@ class BuildSet:
         self.names = [f"{shard}/{key}" for _, _, shard, key in self.rows]
         self.units: Kept[pa.Table] = Kept(KEPT_UNITS)
         self.filtered = {m.unit: m for m in build.manifests(self.table)}
+
+    @property
+    def mask_files(self) -> list[str]:
+        """sha256 of each of its files of masks."""
+        return [m.files[self.table].sha256 for m in self.filtered.values() if self.table in m.files]
 
     def masks_of(self, unit: int) -> pa.Table:
         """One unit's rows of the masks."""
@@ -141,18 +147,17 @@ class Sa1bSet:
 
     def __init__(self, source: str) -> None:
         self.source, found = source, scan_sa1b(source)
-        self.reader = ShardReader({s.name: (found.kind, s.url) for s in found.shards})
+        self.reader = ShardReader({s.name: (found.kind, s.url) for s in found.shards}, ALL)
         self.keys: list[tuple[str, str]] = []
         for shard in found.shards:
             if shard.files is not None:
                 self.keys += [(shard.name, f.key) for f in shard.files]
                 continue
-            with listing.open_file(shard.url) as file:
-                self.keys += [(shard.name, key) for key in find_members(file)]
+            self.keys += [(shard.name, key) for key in self.reader.places(shard.url)]
         if not self.keys:
             raise UserError(f"{source}: it holds no image: nothing to read")
         self.names = [key if shard == "." else f"{shard}/{key}" for shard, key in self.keys]
-        self.places: Kept[dict[str, tuple[int, int]]] = Kept(1 << 20)
+        self.places: Kept[dict[str, tuple[int, int]]] = Kept(ALL)
 
     def annotations(self, shard: str, key: str) -> ForeignImage:
         """What the JSON of one image says. ValueError if it says nothing that can be taken."""

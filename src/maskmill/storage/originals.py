@@ -3,7 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from maskmill.errors import UserError
 from maskmill.storage import listing, remote
@@ -43,14 +43,21 @@ class Kept(Generic[V]):
                 self.values.popitem(last=False)
         return value
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the lock: a process that reads samples may be started with a copy."""
+        return {"size": self.size, "values": self.values}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, lock=threading.Lock())
+
 
 class ShardReader:
-    """Encoded images by shard and key. shards: name -> (kind, url)."""
+    """Encoded images by shard and key. shards: name -> (kind, url); opened: how many shards' indices are kept."""
 
-    def __init__(self, shards: dict[str, tuple[str, str]]) -> None:
+    def __init__(self, shards: dict[str, tuple[str, str]], opened: int = OPENED) -> None:
         self.shards = shards
-        self.members: Kept[dict[str, tuple[int, int]]] = Kept(OPENED)
-        self.rows: Kept[dict[str, int]] = Kept(OPENED)
+        self.members: Kept[dict[str, tuple[int, int]]] = Kept(opened)
+        self.rows: Kept[dict[str, int]] = Kept(opened)
 
     def read(self, shard: str, key: str) -> bytes:
         """The encoded image. MissingOriginal: it, or its shard, is gone, unreadable, or was never known."""
@@ -73,13 +80,8 @@ class ShardReader:
         return item.data
 
     def from_tar(self, url: str, key: str) -> bytes:
-        """One member: its place is looked up among the headers, which are walked once."""
-
-        def index() -> dict[str, tuple[int, int]]:
-            with listing.open_file(url) as file:
-                return find_members(file)
-
-        place = self.members.get(url, index).get(key)
+        """One member."""
+        place = self.places(url).get(key)
         if place is None:
             raise MissingOriginal(f"{url} has no image {key!r}")
         if listing.local_path(url) is None:
@@ -89,6 +91,15 @@ class ShardReader:
         with listing.open_file(url) as file:
             file.seek(place[0])
             return file.read(place[1])
+
+    def places(self, url: str) -> dict[str, tuple[int, int]]:
+        """key -> (first byte, bytes) of a tar's images: its headers are walked once, while the index is kept."""
+
+        def index() -> dict[str, tuple[int, int]]:
+            with listing.open_file(url) as file:
+                return find_members(file)
+
+        return self.members.get(url, index)
 
     def from_parquet(self, url: str, key: str) -> bytes:
         """One row. Batches of its row group that lie before it are read too."""
@@ -107,7 +118,7 @@ class ShardReader:
 class Originals(ShardReader):
     """The images that a build was made from, read where its plan says that they lie, or where `images` says now."""
 
-    def __init__(self, build: Build, images: str | None = None) -> None:
+    def __init__(self, build: Build, images: str | None = None, opened: int = OPENED) -> None:
         path = build.path / "plan.parquet"
         plan = read_table(path, ["kind", "shard", "url"]) if exists(path) else None
         named = {} if plan is None else plan.group_by(["kind", "shard", "url"]).aggregate([]).to_pydict()
@@ -116,4 +127,4 @@ class Originals(ShardReader):
         if images is not None:
             now = scan(images)
             shards = {shard.name: (now.kind, shard.url) for shard in now.shards}
-        super().__init__(shards)
+        super().__init__(shards, opened)

@@ -4,8 +4,9 @@
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from maskmill.config import at_least, one_of, read_yaml
+from maskmill.config import at_least, merge, one_of, read_yaml
 from maskmill.errors import UserError
 
 
@@ -13,7 +14,8 @@ from maskmill.errors import UserError
 class TrainModel:
     """Where the weights come from, and which of them learn.
 
-    fresh: random weights in place of a checkpoint. train: `all`, or `decoder` for the prompt encoder and the mask
+    fresh: random weights in place of a checkpoint; encoder: a file of MAE's to begin its encoder with, as SAM did
+    (training/pretrained.py). train: `all`, or `decoder` for the prompt encoder and the mask
     decoder alone. drop_path: probability of the encoder's last block to be skipped, falling to 0 at the first one.
     keep: share of the first weights in those that are written; the rest is what training ended with. Some of the new is
     lost, and less of the old (WiSE-FT: Wortsman et al., Robust fine-tuning of zero-shot models, 2022).
@@ -25,6 +27,7 @@ class TrainModel:
     name: str = "nano"
     checkpoint: str | None = None
     fresh: bool = False
+    encoder: str | None = None
     train: str = "all"
     drop_path: float = 0.4
     decoder_dropout: float = 0.1
@@ -51,6 +54,8 @@ class TrainModel:
                     f"model.img_size is {self.img_size}: expected a multiple of the patches of {self.name!r}, "
                     f"{patch} pixels"
                 )
+        if self.encoder is not None and not self.fresh:
+            raise UserError("model.encoder begins a fresh model: set model.fresh=true, or leave it out")
         if self.fresh and self.keep:
             raise UserError(f"model.keep is {self.keep:g}: random weights (model.fresh) are not worth keeping")
 
@@ -128,8 +133,7 @@ class PromptsConfig:
 class LossConfig:
     """Weights of the losses; alpha and gamma of focal loss (Lin et al.). stride: on which grid masks are compared, in
     pixels of the input: 4 is the decoder's own, 1 and 2 enlarge its logits and see smaller things, at a price.
-    logit_scale: what logits are multiplied by before they are compared; 0.25 for nano, whose logits were multiplied by
-    4 after its own training (`scale_logits`): else the first thing that more training does is to shrink them again.
+    logit_scale: what logits are multiplied by before they are compared. Recipes leave it out: `for_model` fills it in.
     relaxed: chance that of a prompt's three masks any one learns instead of the best: where things are not ambiguous,
     all three learn them, and the most confident one is nearly as good as the best (relaxed winner-takes-all: Rupprecht
     et al., Learning in an Uncertain World, 2017)."""
@@ -228,3 +232,15 @@ class TrainConfig:
             raise UserError(
                 "cache keeps one embedding of each image: leave out data.jitter, data.symmetry and data.colour_jitter"
             )
+
+
+def for_model(tree: dict[str, Any], name: str | None = None) -> dict[str, Any]:
+    """A recipe's tree for a model (by default its own), with the `loss.logit_scale` that the model's file says.
+
+    nano's logits were multiplied by 4 after its own training (`scale_logits`), so it has 0.25: else the first thing
+    that more training does is to shrink them again.
+    """
+    model = tree.get("model")
+    model = model if isinstance(model, dict) else {}  # what it is instead is refused later
+    about = {} if model.get("fresh") else read_yaml("model", name or str(model.get("name", TrainModel.name)))
+    return merge({"loss": {"logit_scale": about.get("logit_scale", 1.0)}}, tree)

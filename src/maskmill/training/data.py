@@ -2,9 +2,7 @@
 
 import hashlib
 import signal
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -13,8 +11,9 @@ from torch.utils.data import Dataset
 
 from maskmill.errors import UserError
 from maskmill.masks.rle import area, decode
-from maskmill.sam.resize import resize
-from maskmill.storage.annotated import Annotated, AnnotatedSet, open_annotated
+from maskmill.sam.resize import fitted, resize
+from maskmill.storage.annotated import Annotated, AnnotatedSet, BuildSet, open_annotated
+from maskmill.storage.originals import Kept
 from maskmill.training.augment import colour_jitter, resized, resized_mask, symmetry, tile, window
 from maskmill.training.config import DataConfig, TrainConfig
 from maskmill.training.losses import target_grid
@@ -40,22 +39,22 @@ class Broken:
 
 
 class Samples(Dataset[Example | Broken]):
-    """Endless: epoch after epoch, each in an order of its own.
+    """Endless: epoch after epoch, each in an order of its own. side: of the model's input, in pixels.
 
-    input_size: height, width -> the size that the model takes them at; side: the longest side of that.
+    It can be pickled: where processes are not forked, those that read samples get a copy.
     """
 
-    def __init__(self, cfg: TrainConfig, input_size: Callable[[int, int], tuple[int, int]], side: int) -> None:
+    def __init__(self, cfg: TrainConfig, side: int) -> None:
         if not cfg.data.sources:
             raise UserError("no training data: give --data PATH, or data.sources in the config")
-        self.cfg, self.input_size, self.side = cfg, input_size, side
+        self.cfg, self.side = cfg, side
         self.sets: list[AnnotatedSet] = []
         self.entries: list[tuple[int, int]] = []  # set, image
         for n, source in enumerate(cfg.data.sources):
             self.sets.append(open_annotated(source.path, source.images, source.filter))
             count = min(len(self.sets[-1].names), source.limit or len(self.sets[-1].names))
             self.entries += [(n, i) for i in range(count)] * source.repeat
-        self.order = lru_cache(2)(self._order)
+        self.orders: Kept[np.ndarray] = Kept(2)
 
     @property
     def fingerprint(self) -> str:
@@ -63,12 +62,18 @@ class Samples(Dataset[Example | Broken]):
         names = "\n".join(f"{n}/{self.sets[n].names[i]}" for n, i in self.entries)
         return f"{len(self.entries)} images, {hashlib.sha256(names.encode()).hexdigest()[:16]}"
 
-    def _order(self, epoch: int) -> np.ndarray:
+    @property
+    def masks_fingerprint(self) -> str | None:
+        """Which masks of builds: a build can be filtered anew under the same names. None where nothing is a build."""
+        files = [f for s in self.sets if isinstance(s, BuildSet) for f in s.mask_files]
+        return hashlib.sha256("\n".join(files).encode()).hexdigest()[:16] if files else None
+
+    def order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.cfg.seed, ORDER, epoch]).permutation(len(self.entries))
 
     def __getitem__(self, number: int) -> Example | Broken:
         epoch, place = divmod(number, len(self.entries))
-        which, i = self.entries[int(self.order(epoch)[place])]
+        which, i = self.entries[int(self.orders.get(epoch, lambda: self.order(epoch))[place])]
         try:
             annotated = self.sets[which].read(i)
         except UserError as e:
@@ -85,7 +90,7 @@ class Samples(Dataset[Example | Broken]):
             size, corner = window(height, width, self.side, float(rng.uniform(*data.jitter)), rng)
             pixels = resized(image, size, corner, self.side)
         else:
-            size = self.input_size(height, width)
+            size = fitted(height, width, self.side)
             pixels = resize(image, *size)
         masks = self.pick(usable(found, data), (height, width), size, corner, rng)
         if data.tile and max(size) < self.side / 2:

@@ -9,6 +9,7 @@ OUT/tensorboard/       the same figures as events, with `run.tensorboard`
 OUT/embeddings/        of a frozen encoder, with `cache`
 """
 
+import hashlib
 import io
 import json
 import time
@@ -29,9 +30,10 @@ from maskmill.sam.build import checkpoint_sha256
 from maskmill.sam.sam import Sam
 from maskmill.storage import listing
 from maskmill.storage.files import at, exists, is_local, read_bytes, write_bytes
-from maskmill.training.config import TrainConfig
+from maskmill.training.config import TrainConfig, TrainModel
 from maskmill.training.data import Broken, Example, Samples, deaf
 from maskmill.training.embeddings import EmbeddingCache
+from maskmill.training.pretrained import read_encoder
 from maskmill.training.trainer import ALONE, Place, Trainer
 
 FITTED = 16  # images that a fresh patch embedding is fitted to
@@ -93,7 +95,7 @@ class Run:
         self.cfg, self.out, self.place = cfg, out, place
         self.trainer = Trainer(cfg, place)
         self.first = on_cpu(self.trainer.model) if cfg.model.keep else {}
-        self.samples = Samples(cfg, self.trainer.model.input_size, self.trainer.model.img_size)
+        self.samples = Samples(cfg, self.trainer.model.img_size)
         if cfg.cache != "none":
             folder = at(cfg.run.embeddings) if cfg.run.embeddings else out / "embeddings"
             self.trainer.cache = EmbeddingCache(folder, self.trainer.model, cfg.cache, self.trainer.precision)
@@ -104,14 +106,16 @@ class Run:
     def begin(self) -> None:
         """Take up what is there, or write down what begins."""
         model = self.cfg.model
-        weights = None if model.fresh else checkpoint_sha256(model.name, model.checkpoint)
+        weights = first_weights(model)
         about = {"config": recipe(self.cfg), "data": self.samples.fingerprint, "weights": weights}
+        about["masks"] = self.samples.masks_fingerprint
         path = self.out / "checkpoint.pt"
         if exists(path):
             state = torch.load(io.BytesIO(read_bytes(path)), map_location=self.trainer.device, weights_only=True)
             begun, now = dict(state["about"]), dict(about)
             if "weights" not in begun:  # an earlier version's run: it knows them by their place
                 begun["weights"], now["weights"] = begun["config"]["model"]["checkpoint"], model.checkpoint
+            begun.setdefault("masks", now["masks"])  # nor which masks of a build
             begun["config"] = recipe(from_tree(TrainConfig, begun["config"]))  # with keys that it may not have known
             refuse_changes(self.out, begun, now)
             self.trainer.load(state)
@@ -151,6 +155,7 @@ class Run:
         """All steps that are left."""
         window: list[dict[str, float]] = []
         begun, before, masks = time.monotonic(), self.trainer.step, 0.0
+        told = begun
         for batch in self.batches():
             window.append(self.trainer.train_step(batch))
             masks += window[-1]["masks"]
@@ -160,11 +165,11 @@ class Run:
                     f"no mask to train on in {len(self.samples.entries)} images: all are empty, too small or too large"
                 )
             if step % self.cfg.run.log_every == 0 or step == steps:
-                pace = (time.monotonic() - begun) / (step - before)
+                now = time.monotonic()
                 figures = means(window)
-                self.log({"step": step, **figures, "seconds": pace})
-                say(Progress(step, steps, pace * (steps - step), figures))
-                window = []
+                self.log({"step": step, **figures, "seconds": (now - told) / len(window)})
+                say(Progress(step, steps, (now - begun) / (step - before) * (steps - step), figures))
+                window, told = [], now
             asked = step < steps and stopped()
             if asked or step % self.cfg.run.save_every == 0 or step == steps:
                 self.save()
@@ -200,6 +205,13 @@ class Run:
             self.board.close()
 
 
+def first_weights(model: TrainModel) -> str | None:
+    """sha256 of the file that training begins with; None for random weights. UserError if it is not there."""
+    if not model.fresh:
+        return checkpoint_sha256(model.name, model.checkpoint)
+    return None if model.encoder is None else hashlib.sha256(read_encoder(model.encoder)).hexdigest()
+
+
 def on_cpu(model: Sam) -> dict[str, Tensor]:
     """A copy of the weights, by official names."""
     return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in model.state_dict().items()}
@@ -209,7 +221,7 @@ def recipe(cfg: TrainConfig) -> dict[str, Any]:
     """What may not change within a run. Weights are compared by content and data by the names in them: their places
     may change."""
     tree = to_tree(cfg)
-    del tree["run"], tree["data"]["sources"], tree["model"]["checkpoint"]
+    del tree["run"], tree["data"]["sources"], tree["model"]["checkpoint"], tree["model"]["encoder"]
     if tree["model"]["name"].endswith((".yaml", ".yml")):  # its place, by whichever process
         tree["model"]["name"] = listing.absolute(tree["model"]["name"])
     return tree

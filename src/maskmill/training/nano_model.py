@@ -49,7 +49,10 @@ def initialise(model: Sam, pixels: Tensor, generator: torch.Generator) -> None:
 
 
 def whiten_patches(model: Sam, pixels: Tensor) -> None:
-    """Set the patch embedding to the leading principal components of `pixels`' patches, each of unit variance."""
+    """Set the patch embedding to the leading principal components of `pixels`' patches, each of unit variance.
+
+    Channels beyond the patch's own dimensions stay as they are.
+    """
     proj = model.image_encoder.patch_embed.proj
     patch, width = int(proj.kernel_size[0]), proj.out_channels
     patches = F.unfold(pixels, patch, stride=patch).transpose(1, 2).reshape(-1, 3 * patch * patch).double()
@@ -58,9 +61,9 @@ def whiten_patches(model: Sam, pixels: Tensor) -> None:
     values, vectors = values.flip(0)[:width], vectors.flip(1)[:, :width]
     basis = (vectors / (values + 0.003 * values[0]).sqrt()).T  # the floor keeps sensor noise small
     with torch.no_grad():
-        proj.weight.copy_(basis.reshape(proj.weight.shape))
+        proj.weight[: len(basis)] = basis.reshape(-1, 3, patch, patch).to(proj.weight)
         assert proj.bias is not None
-        proj.bias.copy_(-(basis @ mean))
+        proj.bias[: len(basis)] = -(basis @ mean).to(proj.bias)
 
 
 def waves(side: int, width: int) -> Tensor:

@@ -4,6 +4,7 @@ Scenes cost tens of milliseconds each, too dear to draw at every step on a CPU, 
 seen through random crops, flips and colours. Photographs are seen the same way.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -118,7 +119,7 @@ def pack_photos(photos: Sequence[Photo], folder: Path) -> tuple[list[Packed], li
     human = [Packed(p.image, np.packbits(p.masks, axis=-1)) for p in photos]
     alone = []
     for photo in photos:
-        path = folder / f"{photo.key}.npy"
+        path = folder / f"{hashlib.sha256(photo.image.tobytes()).hexdigest()[:16]}.npy"  # keys may be doubled, or paths
         if not path.exists():
             regions = np.concatenate([superpixels(photo, scale) for scale in (50, 150, 500, 1500)])
             partial = path.with_suffix(".partial")

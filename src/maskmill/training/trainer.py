@@ -20,6 +20,7 @@ from maskmill.training.iterate import interact
 from maskmill.training.losses import Losses
 from maskmill.training.nano_model import initialise
 from maskmill.training.precision import resolved
+from maskmill.training.pretrained import load_encoder
 from maskmill.training.regularise import Regulariser
 from maskmill.training.schedule import parameter_groups, rate
 
@@ -58,10 +59,13 @@ class Trainer:
         self.step = 0
 
     def fresh(self, pixels: Sequence[Tensor]) -> None:
-        """Random weights (`model.fresh`); the patch embedding is fitted to some uint8 3 x h x w images."""
+        """Random weights (`model.fresh`); the patch embedding is fitted to some uint8 3 x h x w images, or comes with
+        a pre-trained encoder. UserError."""
         batch = torch.cat([self.input(p) for p in pixels])
         torch.manual_seed(self.cfg.seed)
         initialise(self.model, batch, torch.Generator().manual_seed(self.cfg.seed))
+        if self.cfg.model.encoder is not None:
+            load_encoder(self.model.image_encoder, self.cfg.model.encoder)
 
     def input(self, pixels: Tensor) -> Tensor:
         """uint8 3 x h x w -> the encoder's square input, 1 x 3 x S x S."""
@@ -134,14 +138,17 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=half, cache_enabled=False)
 
     def add_up(self, counts: list[float]) -> list[float]:
-        """Sum the gradients of all processes, and some counts with them."""
+        """Sum the gradients of all processes, and some counts with them.
+
+        A parameter without a gradient in any process keeps none: AdamW would shrink it by its weight decay.
+        """
         learning = [p for p in self.model.parameters() if p.requires_grad]
-        own = torch.tensor(counts, device=self.device)
+        own = torch.tensor([*counts, *(float(p.grad is not None) for p in learning)], device=self.device)
         flat = torch.cat([own, *((torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in learning)])
         dist.all_reduce(flat)
-        at = len(counts)
-        for p in learning:
-            p.grad = flat[at : at + p.numel()].view_as(p)
+        at = len(own)
+        for p, having in zip(learning, flat[len(counts) : at].tolist(), strict=True):
+            p.grad = flat[at : at + p.numel()].view_as(p) if having else None
             at += p.numel()
         total: list[float] = flat[: len(counts)].tolist()
         return total

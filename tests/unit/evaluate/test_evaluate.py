@@ -138,6 +138,22 @@ def test_perfect_and_useless_proposals() -> None:
         assert got.recall["all"] == want and got.precision["all"] == pytest.approx(want)
 
 
+def test_images_without_masks_and_crowds_count_as_in_coco(tmp_path: Path) -> None:
+    """Answers on an empty image are wrong, those in a crowd neither right nor wrong."""
+    _, truth = scene(1)
+    counts = [encode(m) for m in truth]
+    proposals = Proposals()
+    proposals.add((60, 80), counts, counts, np.full(3, 0.5))
+    proposals.add((60, 80), [], counts, np.full(3, 0.9))
+    got = proposals.evaluate(EvaluateConfig(resamples=10))
+    assert got.recall["all"] == got.recall_interval.mean == 1 and got.precision["all"] == pytest.approx(0.5, abs=0.01)
+    for crowds, want in (([counts[2]], 1.0), ([], 0.67)):
+        proposals = Proposals()
+        proposals.add((60, 80), counts[:2], counts, np.array([0.5, 0.4, 0.9]), crowds)
+        got = proposals.evaluate(EvaluateConfig(resamples=10))
+        assert got.recall["all"] == 1 and got.precision["all"] == pytest.approx(want, abs=0.01)
+
+
 def test_nano_on_a_set(tmp_path: Path) -> None:
     data = open_annotated(str(write_set(tmp_path / "set", 2)))
     cfg = EvaluateConfig(clicks=(1, 2), max_clicks=3, points_per_side=4, resamples=20)
@@ -154,6 +170,18 @@ def test_nano_on_a_set(tmp_path: Path) -> None:
         load_model("nano", device="cpu"), data, EvaluateConfig(masks_per_image=1, images=1, points_per_side=0)
     )
     assert some.summary()["masks"] == 1
+
+
+def test_an_image_without_masks_lowers_precision_alone(tmp_path: Path) -> None:
+    cfg = EvaluateConfig(clicks=(1,), noc=(), points_per_side=4, resamples=20)
+    model, folder = load_model("nano", device="cpu"), write_set(tmp_path / "set", 2)
+    (folder / "sa_0.json").write_text('{"annotations": []}')
+    both = evaluate(model, open_annotated(str(folder)), cfg).summary()
+    (folder / "sa_0.json").unlink()
+    (folder / "sa_0.png").unlink()
+    one = evaluate(model, open_annotated(str(folder)), cfg).summary()
+    assert both["images"] == one["images"] == 1 and both["recall"]["all"] == one["recall"]["all"] > 0
+    assert both["precision"]["all"] < one["precision"]["all"]
 
 
 def test_a_set_without_masks_is_said(tmp_path: Path) -> None:

@@ -157,6 +157,16 @@ def test_figures_are_those_of_pycocotools_on_the_files(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "own/evaluation.json").read_text())["boxes"]["boxes"] == 8 and "mask AP" in truths
 
 
+def test_a_mask_without_a_category_among_others(tmp_path: Path) -> None:
+    truth, _ = coco_files(tmp_path / "set")
+    tree = json.loads(truth.read_text())
+    del tree["annotations"][0]["category_id"]
+    truth.write_text(json.dumps(tree))
+    done("evaluate", "nano", truth, "--out", tmp_path / "out", "--boxes", "truth", *QUICK)
+    ids = [row["category_id"] for row in json.loads((tmp_path / "out/boxes.json").read_text())]
+    assert sorted(set(ids)) == [3, 7, 10] and ids.count(10) == 1  # the file lists 3, 7 and 9
+
+
 def test_an_answer_is_the_predictors(tmp_path: Path) -> None:
     truth, boxes = coco_files(tmp_path / "set")
     data = open_annotated(str(truth))

@@ -1,11 +1,13 @@
 """The ids by which results of other tools name the images of a set."""
 
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from maskmill.errors import UserError
+from maskmill.storage import originals
 from maskmill.storage.annotated import AnnotatedSet, open_annotated
 from tests.pipeline.rounds.runs import make_build
 from tests.pipeline.rounds.shapes import SIDE, bbox, shapes, write_shapes
@@ -38,3 +40,20 @@ def test_an_image_without_an_id(tmp_path: Path) -> None:
     (folder / "im0.json").write_text("nothing")
     with pytest.raises(UserError, match=r"im0\.json"):
         open_annotated(str(folder)).image_id(0)
+
+
+def test_a_tar_is_walked_once_for_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training reads in a random order over all tars, also over more than an index is kept of elsewhere."""
+    walks: list[int] = []
+    find = originals.find_members
+    monkeypatch.setattr(originals, "find_members", lambda file: walks.append(1) or find(file))
+    count = originals.OPENED + 4
+    folder = write_shapes(tmp_path / "set", count)
+    for n in range(count):
+        with tarfile.open(tmp_path / f"{n:03d}.tar", "w") as tar:
+            for suffix in ("json", "png"):
+                tar.add(folder / f"im{n}.{suffix}", f"im{n}.{suffix}")
+    images = open_annotated(str(tmp_path / "*.tar"))
+    for i in (*range(count), *range(count)):
+        assert len(images.read(i).counts) == 3
+    assert len(walks) == count

@@ -1,4 +1,6 @@
 import json
+import pickle
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,13 @@ from maskmill.training.augment import resized, resized_mask, symmetry, tile, win
 from maskmill.training.config import DataConfig, TrainConfig
 from maskmill.training.data import Broken, Example, Samples, usable
 from maskmill.training.losses import target_grid
+from tests.pipeline.rounds.runs import make_build
 from tests.unit.training.sets import annotation, scene, write_set
 
 
 def samples(folder: Path, **data: object) -> Samples:
     tree = {"data": {"sources": [{"path": str(folder)}], **data}}
-    return Samples(from_tree(TrainConfig, tree), lambda h, w: (48, 64), 64)
+    return Samples(from_tree(TrainConfig, tree), 64)
 
 
 def good(found: Example | Broken) -> Example:
@@ -34,6 +37,23 @@ def test_a_sample_depends_on_its_number_alone(tmp_path: Path) -> None:
         assert a.name == b.name and torch.equal(a.pixels, b.pixels) and torch.equal(a.masks, b.masks)
     for epoch in range(3):
         assert {good(one[4 * epoch + i]).name for i in range(4)} == {f"sa_{i}.png" for i in range(4)}
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "build"])
+def test_a_copy_in_another_process_gives_the_same_samples(tmp_path: Path, kind: str) -> None:
+    """Where processes are not forked they get a pickled copy."""
+    source = write_set(tmp_path / "set", 2) if kind != "build" else make_build(tmp_path / "set", [])
+    if kind == "tar":
+        with tarfile.open(source.with_suffix(".tar"), "w") as tar:
+            for file in sorted(source.iterdir()):
+                tar.add(file, file.name)
+        source = source.with_suffix(".tar")
+    mine = samples(source)
+    first = good(mine[0])
+    copy = pickle.loads(pickle.dumps(mine))
+    for n in range(4):
+        assert torch.equal(good(copy[n]).masks, good(mine[n]).masks) and good(copy[n]).name == good(mine[n]).name
+    assert len(first.masks)
 
 
 def test_colour_jitter_changes_colours_alone(tmp_path: Path) -> None:

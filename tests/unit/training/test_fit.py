@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from maskmill.errors import UserError
 from maskmill.sam.build import load_model
 from maskmill.training.data import Example, Samples
 from maskmill.training.fit import Progress, fit
-from maskmill.training.trainer import Diverged, Trainer
+from maskmill.training.trainer import Diverged, Place, Trainer
+from tests.pipeline.rounds.runs import make_build
 from tests.unit.training.sets import training_config as config
 from tests.unit.training.sets import write_set
 
@@ -77,6 +79,38 @@ def test_kept_weights_are_averaged_into_what_is_written_only(tmp_path: Path) -> 
         config(tmp_path, model={"keep": 0.25})
 
 
+def test_which_masks_of_a_build_is_part_of_a_run_and_where_it_lies_is_not(tmp_path: Path) -> None:
+    def taught(build: Path, out: str = "out") -> bool:
+        data = {"sources": [{"path": str(build)}]}
+        return fit(config(tmp_path, data=data, optim={"steps": 1, "milestones": []}), str(tmp_path / out))
+
+    build = make_build(tmp_path / "one", [])
+    assert taught(build)
+    assert taught(shutil.copytree(build, tmp_path / "moved"))
+    other = make_build(tmp_path / "two", ["drawn"] * 3)  # the same images, and other words about their masks
+    with pytest.raises(UserError, match="was begun with masks="):
+        taught(other)
+    checkpoint = torch.load(tmp_path / "out/checkpoint.pt", weights_only=True)
+    del checkpoint["about"]["masks"]  # of an earlier version
+    torch.save(checkpoint, tmp_path / "out/checkpoint.pt")
+    assert taught(other)
+
+
+def test_a_part_without_a_gradient_stays_as_it_is_in_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One click and no more: nothing reads mask prompts. Weight decay must not shrink what does not learn."""
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: None)
+    cfg = config(tmp_path, prompts={"clicks": 0, "empty": False})
+    ends = []
+    for world in (1, 2):
+        trainer = Trainer(cfg, Place(0, world))
+        before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+        trainer.train_step(numbered(trainer, 0, 1))
+        ends.append({k: v for k, v in trainer.model.state_dict().items() if not torch.equal(v, before[k])})
+    assert same(*ends) and not any("mask_downscaling" in k for k in ends[0]) and len(ends[0]) > 20
+
+
 def test_another_recipe_or_other_data_are_refused(tmp_path: Path) -> None:
     cfg = config(tmp_path, optim={"steps": 1})
     fit(cfg, str(tmp_path / "out"))
@@ -108,7 +142,7 @@ def test_images_in_a_pass_do_not_change_the_update(tmp_path: Path, precision: st
 
 
 def numbered(trainer: Trainer, *numbers: int) -> list[Example]:
-    samples = Samples(trainer.cfg, trainer.model.input_size, trainer.model.img_size)
+    samples = Samples(trainer.cfg, trainer.model.img_size)
     found = [samples[n] for n in numbers]
     assert all(isinstance(e, Example) for e in found)
     return [e for e in found if isinstance(e, Example)]
@@ -191,7 +225,7 @@ def test_training_at_another_input_size(tmp_path: Path) -> None:
     assert fit(cfg, str(tmp_path / "finer"))
     finer = {"fresh": False, "checkpoint": str(tmp_path / "finer/model.safetensors")}
     trainer = Trainer(config(tmp_path, model=finer))
-    example = Samples(trainer.cfg, trainer.model.input_size, trainer.model.img_size)[0]
+    example = Samples(trainer.cfg, trainer.model.img_size)[0]
     assert isinstance(example, Example) and example.pixels.shape == (3, 72, 96)  # the images are 60 x 80
     with pytest.raises(UserError, match=r"img_size is 100: expected a multiple of the patches of .*, 16 pixels"):
         fit(config(tmp_path, model=begin | {"img_size": 100}), str(tmp_path / "odd"))

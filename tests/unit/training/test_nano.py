@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 from maskmill.errors import UserError
 from maskmill.sam.build import build_sam, load_config
 from maskmill.training import nano, nano_loss
-from maskmill.training.nano_model import decode, embed_prompts, initialise, scale_logits
+from maskmill.training.nano_model import decode, embed_prompts, initialise, scale_logits, whiten_patches
 from maskmill.training.nano_trainer import NanoConfig, Phase, Trainer
-from maskmill.training.photos import read_tar
-from maskmill.training.pool import Packed, click, random_view
+from maskmill.training.photos import Photo, read_tar
+from maskmill.training.pool import Packed, click, pack_photos, random_view
 from maskmill.training.trainer import Diverged
 from tests.unit.sam import plain
 
@@ -59,6 +59,16 @@ def test_whitened_patches_have_unit_variance(model: torch.nn.Module) -> None:
     with torch.no_grad():
         tokens = fresh.image_encoder.patch_embed(x).flatten(0, 2)
     assert tokens.mean(0).abs().max() < 0.02 and (tokens.std(0) - 1).abs().max() < 0.1
+
+
+def test_an_encoder_wider_than_its_patches(model: torch.nn.Module) -> None:
+    """ViT-L and ViT-H have more channels than 16 x 16 pixels have colours: the others stay random."""
+    torch.manual_seed(0)
+    fresh = build_sam(load_config("nano"))
+    proj = fresh.image_encoder.patch_embed.proj = torch.nn.Conv2d(3, 1280, kernel_size=16, stride=16)
+    before = proj.weight.detach().clone()
+    whiten_patches(fresh, torch.randn(8, 3, 256, 256))
+    assert torch.equal(proj.weight[768:], before[768:]) and not torch.equal(proj.weight[767], before[767])
 
 
 def test_a_right_mask_costs_nothing_and_a_wrong_one_much() -> None:
@@ -119,6 +129,18 @@ def test_a_view_keeps_clicks_and_boxes_on_the_masks() -> None:
             assert mask[int((y + 0.5) // 4), int((x + 0.5) // 4)] > 0.5
             assert x0 <= x + 0.5 <= x1 and y0 <= y + 0.5 <= y1
     assert seen > 20
+
+
+def test_regions_are_those_of_the_picture_not_of_its_name(tmp_path: Path) -> None:
+    """Two tars may have a picture of the same name, and names may have folders in them."""
+    rng = np.random.default_rng(0)
+    photos = []
+    for _ in range(2):
+        image = np.repeat(np.repeat(rng.integers(0, 255, (8, 8, 3), np.uint8), 16, 0), 16, 1)
+        photos.append(Photo("train/0001", image, np.zeros((0, 128, 128), bool), np.zeros(0, bool)))
+    alone = [pack_photos(chosen, tmp_path / "regions")[1] for chosen in (photos, photos[1:])]
+    assert len(list((tmp_path / "regions").iterdir())) == 2
+    assert np.array_equal(alone[0][1].bits, alone[1][0].bits) and not np.array_equal(alone[0][0].bits, alone[0][1].bits)
 
 
 def test_the_share_of_parts() -> None:

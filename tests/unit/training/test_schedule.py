@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from maskmill.config import from_tree, read_yaml
+from maskmill.config import from_tree, merge, read_yaml
 from maskmill.errors import UserError
 from maskmill.sam.build import build_sam, load_config
-from maskmill.training.config import OptimConfig, TrainConfig
+from maskmill.training.config import OptimConfig, TrainConfig, for_model
 from maskmill.training.regularise import Regulariser
 from maskmill.training.schedule import layer_of, parameter_groups, rate
 
@@ -93,5 +93,16 @@ def test_bad_settings_are_named(tree: dict[str, object], words: str) -> None:
 
 @pytest.mark.parametrize("name", ["sam", "finetune", "decoder", "small", "small_fine", "small_wide", "small_last"])
 def test_every_recipe_is_a_config_whose_rate_falls_before_its_end(name: str) -> None:
-    cfg = from_tree(TrainConfig, read_yaml("train", name))
+    cfg = from_tree(TrainConfig, for_model(read_yaml("train", name)))
+    assert cfg.loss.logit_scale == (1 if name == "sam" else 0.25)  # nano's, but for random weights
     assert cfg.optim.warmup < cfg.optim.steps and all(m < cfg.optim.steps for m in cfg.optim.milestones)
+
+
+def test_the_scale_of_logits_is_the_models_own() -> None:
+    tree = read_yaml("train", "finetune")
+    other = for_model(merge(tree, {"model": {"name": "vit_b", "checkpoint": "sam_vit_b.pth"}}))
+    assert from_tree(TrainConfig, other).loss.logit_scale == 1 and other["loss"]["stride"] == 2
+    assert for_model(tree, "vit_b")["loss"]["logit_scale"] == 1  # of the data engine, whose own section names the model
+    assert for_model(merge(tree, {"loss": {"logit_scale": 0.5}}))["loss"]["logit_scale"] == 0.5
+    with pytest.raises(UserError, match="unknown model 'nono'"):
+        for_model({"model": {"name": "nono"}})
