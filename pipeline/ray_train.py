@@ -7,6 +7,7 @@ is gone, is continued by the same command.
 """
 
 import json
+import signal
 import tempfile
 import threading
 from collections.abc import Callable
@@ -49,11 +50,10 @@ def fit_on_ray(cfg: TrainConfig, out: str, processes: int, say: Callable[[Progre
         watcher = threading.Thread(target=watch, args=(cfg, out, say, ended), daemon=True)
         watcher.start()
         try:
-            run(trainer)
+            return run(trainer)
         finally:
             ended.set()
             watcher.join()
-    return finished(cfg, out)
 
 
 def watch(cfg: TrainConfig, out: str, say: Callable[[Progress], None], ended: threading.Event) -> None:
@@ -76,25 +76,25 @@ def last_line(out: str) -> dict[str, float]:
     return found
 
 
-def finished(cfg: TrainConfig, out: str) -> bool:
-    """Whether the log knows the last step."""
-    return last_line(out).get("step") == cfg.optim.steps
-
-
-def run(trainer: Any) -> None:
-    """To the end. What a process says about bad input or a loss that is no number is told here, in one line."""
+def run(trainer: Any) -> bool:
+    """Whether it came to the end. What a process says about bad input or a loss that is no number is told here, in one
+    line."""
     from maskmill.training.fit import NothingToLearn
     from maskmill.training.trainer import Diverged
 
+    ours = signal.getsignal(signal.SIGINT)  # Ray sets its own, and leaves it there
     try:
         trainer.fit()
+        return True
     except SystemExit:  # Ctrl-C: Ray stops the processes, and would end this one with 0
-        return
+        return False
     except Exception as e:
         for kind in (UserError, NothingToLearn, Diverged):
             if found := words_of(e, kind.__name__):
                 raise kind(found) from e
         raise
+    finally:
+        signal.signal(signal.SIGINT, ours)
 
 
 def words_of(error: BaseException, name: str) -> str:

@@ -76,6 +76,11 @@ def make_segmenter(job: Job) -> Segmenter:
     return segmenter
 
 
+class NotTheImage(RuntimeError):
+    """What a segmenter keeps beside the images could not be read or written: its unit fails and is tried again, as
+    when the build's own disk is full; no image is to blame."""
+
+
 class Worker:
     """Does tasks, one after another, with one model."""
 
@@ -256,6 +261,8 @@ class Worker:
                 patience(max(1.0, pixels.shape[0] * pixels.shape[1] / 1e6 / USUAL_MPX))
                 with self.step("segment"):
                     candidates, masks = self.segment(pixels, row["image_id"])
+        except NotTheImage:
+            raise
         except Exception as e:
             return row | {"status": QUARANTINED, "error": describe(e)}, nothing, nothing
         row |= {"status": OK if len(candidates) else EMPTY, "num_candidates": len(candidates)}

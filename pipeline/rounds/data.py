@@ -39,11 +39,12 @@ class EngineImages:
     """The annotated set, in the order in which it is worked through, and its held-out part."""
 
     def __init__(self, cfg: EngineData, seed: int, out: Path, watch: Watch) -> None:
-        self.source = cfg.source or str(draw_scenes(out / "data", cfg, seed, watch))
+        begun = exists(at(out / "engine.json"))
+        self.source = cfg.source or str(draw_scenes(out / "data", cfg, seed, watch, keep=begun))
         self.images = cfg.images
         self.whole = open_annotated(self.source, self.images)
         order = sorted(range(len(self.whole.names)), key=lambda i: drawn(seed, self.whole.names[i]))
-        count = max(1, round(cfg.held_out * len(order)))
+        _, count = parts(cfg, len(order))
         self.held, self.pool = sorted(order[:count]), order[count:]
 
     @property
@@ -71,6 +72,12 @@ class EngineImages:
         return self.whole.folder if isinstance(self.whole, CocoSet) else self.source
 
 
+def parts(cfg: EngineData, count: int) -> tuple[int, int]:
+    """Of so many images: those for annotators, those held out."""
+    held = max(1, round(cfg.held_out * count))
+    return count - held, held
+
+
 def check_enough(wanted: int, pool: int, held: int) -> None:
     """UserError if the rounds ask for more images than there are."""
     if wanted > pool:
@@ -85,8 +92,11 @@ def drawn(seed: int, name: str) -> bytes:
     return hashlib.sha256(f"{seed}\0{name}".encode()).digest()
 
 
-def draw_scenes(folder: Path, cfg: EngineData, seed: int, watch: Watch) -> Path:
-    """FOLDER: `cfg.scenes` drawn scenes with their exact masks, SA-1B style."""
+def draw_scenes(folder: Path, cfg: EngineData, seed: int, watch: Watch, keep: bool) -> Path:
+    """FOLDER: `cfg.scenes` drawn scenes with their exact masks, SA-1B style. keep: those that are there are this run's;
+    else they are of a start that came to nothing, perhaps under another config."""
+    for old in [] if keep else sorted(folder.glob("scene-*")):
+        old.unlink()
     paths = {n: folder / f"scene-{n:04d}.png" for n in range(cfg.scenes)}
     missing = [n for n, path in paths.items() if not exists(at(path.with_suffix(".json")))]
     textures = Textures([]) if missing else None

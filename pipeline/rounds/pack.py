@@ -20,7 +20,7 @@ from maskmill.storage.originals import MissingOriginal
 from maskmill.storage.sa1b import from_sa1b
 from maskmill.storage.sources import image_id
 
-NUMBERS = ("seconds", "prefilled", "rejected", "given_up", "objects")  # in the `meta` of an answer's image
+COUNTS = ("prefilled", "rejected", "given_up", "objects")  # in the `meta` of an answer's image, beside `seconds`
 
 
 def stem(name: str) -> str:
@@ -85,26 +85,32 @@ def pack_answers(images: Path, done: Mapping[str, Path], path: Path) -> None:
             pixels = file.read()
             width, height = Image.open(io.BytesIO(pixels)).size
             tar.add(member.name, pixels)
-            tar.add(f"{name}.json", checked_answer(done[name], height, width))
+            tar.add(f"{name}.json", checked_answer(done[name], height, width, int(name.removeprefix("sa_"))))
 
 
-def checked_answer(path: Path, height: int, width: int) -> bytes:
-    """The bytes of an answer that has all that the round's record and its masks are made of. UserError."""
+def checked_answer(path: Path, height: int, width: int, task: int) -> bytes:
+    """The bytes of an answer that has all that the round's record and its masks are made of; `task`: the image's
+    number, which its masks go by. UserError."""
     try:
         data = path.read_bytes()
         foreign_rows(from_sa1b(data), 0, Grid(height, width, 1))
         tree = json.loads(data)
         about = tree["image"]["meta"]
-        check_numbers(about, NUMBERS, "the image's meta")
-        if not isinstance(about["ious"], list):
-            raise ValueError(f"ious of the image's meta is {about['ious']!r}: expected a list")
+        if (said := tree["image"].get("image_id", task)) != task:
+            raise ValueError(f"image_id is {said!r}: expected {task}, the task's number, or none")
+        check_numbers(about, ("seconds",), "the image's meta")
+        for name in COUNTS:
+            if type(about[name]) is not int:
+                raise ValueError(f"{name} of the image's meta is {about[name]!r}: expected a whole number")
+        if not isinstance(about["ious"], list) or not all(is_number(v) for v in about["ious"]):
+            raise ValueError(f"ious of the image's meta is {about['ious']!r}: expected a list of numbers")
         for mask in tree["annotations"]:
             check_numbers(mask["meta"], ("clicks", "seconds"), f"the meta of annotation {mask['id']}")
             if (edit := mask["meta"]["edit"]) not in EDITS:
                 raise ValueError(f"edit of annotation {mask['id']} is {edit!r}: expected one of {', '.join(EDITS)}")
     except KeyError as e:
         raise UserError(f"answer {str(path)!r} lacks {e}: mend it (docs/engine.md)") from e
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, TypeError, AttributeError) as e:  # the last two: something is null, or no mapping
         raise UserError(f"answer {str(path)!r} cannot be taken: {e}: mend it (docs/engine.md)") from e
     return data
 

@@ -21,6 +21,7 @@ from maskmill.pipeline.rounds.config import PrefillConfig
 from maskmill.pipeline.rounds.detectors import look
 from maskmill.pipeline.rounds.tools import cached_predictor
 from maskmill.pipeline.unit import Job
+from maskmill.pipeline.worker import NotTheImage
 from maskmill.sam.build import load_model
 from maskmill.sam.predictor import Predictor
 from maskmill.storage.files import at
@@ -71,7 +72,10 @@ class Prepare:
 
     def __call__(self, image: np.ndarray, image_id: int) -> tuple[MaskTable, MaskTable]:
         """H x W x 3 uint8 -> what the detector's boxes give, and what of it is shown. Embeds the image on the way."""
-        predictor = cached_predictor(self.model, image, self.cache)
+        try:
+            predictor = cached_predictor(self.model, image, self.cache)
+        except OSError as e:
+            raise NotTheImage(f"the embedding cannot be kept or read: {e}") from e
         if self.detector is None:
             empty = MaskTable.empty(*image.shape[:2])
             return empty, empty

@@ -16,6 +16,7 @@ from typing import Literal, get_args
 State = Literal["open", "claimed", "done", "rejected"]
 STATES: tuple[State, ...] = get_args(State)
 BUSY_S = 60.0  # how long to wait for another process's transaction
+TRIES, TRY_S = 40, 0.05  # of opening a file that another process is just making
 
 TABLE = """
 create table if not exists tasks (
@@ -52,9 +53,16 @@ class TaskQueue:
     def __init__(self, path: str | Path, lease_s: float, clock: Callable[[], float] = time.time) -> None:
         assert lease_s > 0, f"a lease lasts some time, not {lease_s} s"
         self.path, self.lease_s, self.clock = Path(path), lease_s, clock
-        with closing(self.connect()) as db:
-            db.execute("pragma journal_mode = wal")  # readers never wait for the annotators
-            db.execute(TABLE)
+        for patience in range(TRIES, 0, -1):
+            try:
+                with closing(self.connect()) as db:
+                    db.execute("pragma journal_mode = wal")  # readers never wait for the annotators
+                    db.execute(TABLE)
+                return
+            except sqlite3.OperationalError as e:  # two that make a file at once: SQLite does not wait there
+                if "locked" not in str(e) or patience == 1:
+                    raise
+                time.sleep(TRY_S)
 
     def connect(self) -> sqlite3.Connection:
         """Autocommit: transactions are begun where they are needed."""

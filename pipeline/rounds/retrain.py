@@ -78,8 +78,14 @@ def run_training(cfg: TrainConfig, out: str, processes: int, watch: Watch, say: 
     if processes > 1:
         from maskmill.pipeline.ray_train import fit_on_ray
 
-        if not fit_on_ray(cfg, out, processes):
-            raise Stopped
+        watch.impatient = True  # the processes keep what they saved last
+        try:
+            if not fit_on_ray(cfg, out, processes):
+                raise Stopped
+        except KeyboardInterrupt:
+            raise Stopped from None
+        finally:
+            watch.impatient = False
         return
 
     def heard(progress: Progress) -> None:

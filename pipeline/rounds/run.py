@@ -23,7 +23,7 @@ from maskmill.pipeline.generate import check_apart, new_job, open_build
 from maskmill.pipeline.recipe import Recipe
 from maskmill.pipeline.rounds.annotate import Assignment
 from maskmill.pipeline.rounds.config import EngineConfig
-from maskmill.pipeline.rounds.data import EngineImages, check_enough
+from maskmill.pipeline.rounds.data import EngineImages, check_enough, parts
 from maskmill.pipeline.rounds.detectors import make_detector, measure_detector, take_detections
 from maskmill.pipeline.rounds.pack import names_in, pack_answers, pack_images, stem
 from maskmill.pipeline.rounds.quality import automatic_quality
@@ -43,6 +43,7 @@ from maskmill.pipeline.rounds.steps import annotate, import_masks, prepare, run_
 from maskmill.pipeline.rounds.watch import Watch
 from maskmill.sam.build import checkpoint_sha256
 from maskmill.storage.annotated import open_annotated
+from maskmill.storage.build import Build
 from maskmill.storage.files import at, create_if_absent, exists, sha256_file, to_json
 
 THREADS = 1  # of this process, on every machine: another number rounds sums in another order
@@ -80,6 +81,8 @@ class DataEngine:
             check_apart(cfg.data.images or cfg.data.source, at(out))
         if exists(at(out / "engine.json")):  # before anything is drawn for another config
             check_same(out, read_about(out) | {"data": {}}, fingerprint(cfg, {}))
+        elif cfg.data.source is None:
+            check_enough(sum(r.images for r in rounds_of(cfg)), *parts(cfg.data, cfg.data.scenes))
         self.images = EngineImages(cfg.data, cfg.seed, out, watch)
         check_apart(self.images.inputs, at(out / "automatic"))
         self.rounds = list(rounds_of(cfg))
@@ -161,9 +164,11 @@ class DataEngine:
         with self.watch.step(r.name, "pack"):
             if not exists(at(folder / "images.tar")):
                 pack_images(self.images.whole, chosen, folder / "images.tar", self.watch.tell)
-        detector = self.detector_path(r) if r.stage == "semi" else None
+        detector = self.detector_path(r) if r.stage == "semi" and exists(at(self.detector_path(r))) else None
         with self.watch.step(r.name, "prepare"):
-            prepare(folder, model, self.embeddings, detector, cfg.prefill, cfg.run, self.engine, self.watch, r.images)
+            prepared = prepare(
+                folder, model, self.embeddings, detector, cfg.prefill, cfg.run, self.engine, self.watch, r.images
+            )
         assignment = Assignment(
             round=r.name, model=model, model_id=model_id, source=self.images.source, images=self.images.images,
             embeddings=str(self.embeddings), session=cfg.annotators, lease_s=cfg.queue.lease_s,
@@ -179,7 +184,8 @@ class DataEngine:
             if not exists(at(folder / "masks.tar")):
                 pack_answers(folder / "images.tar", done, folder / "masks.tar")
             import_masks(folder, r.stage, model_id, cfg.run, self.engine, self.watch, len(done))
-        return {"images": len(done), "not_done": len(chosen) - len(done)} | summary(read_answers(folder / "masks.tar"))
+        counts = {"images": len(done), "not_done": len(chosen) - len(done)} | quarantined(prepared)
+        return counts | summary(read_answers(folder / "masks.tar"))
 
     def about_data(self, r: Round) -> Record:
         """Which images, and the bytes that came of them."""
@@ -192,10 +198,14 @@ class DataEngine:
         return own if self.cfg.prefill.detections is None else self.detections
 
     def detector(self, r: Round, model: ModelSection) -> Record:
-        """The round's box detector, from all masks so far, and how many held-out objects it finds."""
+        """The round's box detector, from all masks so far, and how many held-out objects it finds. Nothing is prefilled
+        while there is no mask to train it on."""
         path, prefill = self.detector_path(r), self.cfg.prefill
         builds = [] if prefill.detections else [b for b in self.builds(r, False) if masks_in(b)]
         if prefill.detections is None:
+            if not builds:
+                self.watch.tell(f"{r.name}: no mask to train a detector on: nothing is prefilled")
+                return {}
             with self.watch.step(r.name, "detector") as say:
                 make_detector(path, builds, model, self.embeddings, prefill, say)
         with self.watch.step(r.name, "detector recall") as say:
@@ -221,8 +231,14 @@ class DataEngine:
         return {
             "stage": "automatic", "round": 1, "model_in": model_in, "model_out": model_in,
             "metrics": records[-1]["metrics"], "images": sum(m.images for m in build.manifests()),
-            "masks": sum(m.masks for m in build.manifests()), "quality": quality,
+            "masks": sum(m.masks for m in build.manifests()), **quarantined(build), "quality": quality,
         }  # fmt: skip
+
+
+def quarantined(build: Build) -> Record:
+    """How many images a model failed on, if any: people saw them without prefilled masks, or they have no masks."""
+    count = sum(m.quarantined for m in build.manifests())
+    return {"quarantined": count} if count else {}
 
 
 def plan_lines(cfg: EngineConfig) -> Iterator[str]:
@@ -230,9 +246,9 @@ def plan_lines(cfg: EngineConfig) -> Iterator[str]:
     count = cfg.data.scenes
     if cfg.data.source is not None:
         count = len(open_annotated(cfg.data.source, cfg.data.images).names)
-    held = max(1, round(cfg.data.held_out * count))
+    pool, held = parts(cfg.data, count)
     what = f"{cfg.data.source}" if cfg.data.source is not None else "scenes that the engine draws"
-    yield f"data        {count} images: {what}; {held} held out, {count - held} for annotators"
+    yield f"data        {count} images: {what}; {held} held out, {pool} for annotators"
     yield f"model       {cfg.model.name}{'' if cfg.model.checkpoint is None else f' ({cfg.model.checkpoint})'}"
     wanted = 0
     for r in rounds_of(cfg):
@@ -244,4 +260,4 @@ def plan_lines(cfg: EngineConfig) -> Iterator[str]:
         yield f"{r.name:<11} {r.images} tasks for {whom}: {first}annotate, {after}{gate}"
     if cfg.automatic.enabled:
         yield f"automatic-1 {count} images: maskmill generate by the last model, quality on the {held} held out"
-    check_enough(wanted, count - held, held)
+    check_enough(wanted, pool, held)

@@ -107,7 +107,11 @@ def annotate(
         dismiss(list(at_work.values()), patience)
     done = {claim.name: folder / "answers" / claim.file for claim, _ in queue.handed_in()}
     if not done:
-        raise Failed(f"not one task of {folder} could be done: {'; '.join(set(queue.answers('rejected').values()))}")
+        why = "; ".join(sorted(set(queue.answers("rejected").values())))
+        raise Failed(
+            f"not one task of {folder} could be done: {why}; mend that, remove {queue.path}, and the same command "
+            f"hands the tasks out anew"
+        )
     return done
 
 

@@ -38,6 +38,7 @@ class Watch:
     def __init__(self, out: Path, quiet: bool = False) -> None:
         self.out, self.quiet = out, quiet
         self.asked = False
+        self.impatient = False  # while others work who cannot be asked: a signal ends it at once
         self.live = sys.stderr.isatty()
         self.unfinished = False  # the line on the terminal
 
@@ -71,7 +72,7 @@ class Watch:
         """The first SIGTERM, SIGINT or SIGUSR1 ends the piece of work at hand; the second ends everything at once."""
 
         def handle(number: int, frame: FrameType | None) -> None:
-            if self.asked:
+            if self.asked or self.impatient:
                 raise KeyboardInterrupt
             self.asked = True
             self.tell(f"{signal.Signals(number).name}: stopping after what is at hand (once more: stop at once)")

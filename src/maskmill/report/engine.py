@@ -99,7 +99,8 @@ def runs_section(runs: Sequence[Run]) -> Iterator[str]:
 def rounds_section(runs: Sequence[Run]) -> Iterator[str]:
     """The table of each run."""
     yield (
-        '<p class="note">Seconds and clicks are those of all that annotators did, over the masks of the round. '
+        '<p class="note">Seconds: all that annotators spent, also on what they rejected or gave up, over the masks of '
+        "the round; clicks: those of the masks that were handed in. "
         "Accepted, fixed, rejected: of the prefilled masks that they were shown. Added: drawn from nothing, of the "
         "masks of the round. IoU: of those masks with the nearest true object. On the held-out part, for the "
         "model that serves after the round: mIoU after 1, 3 and 5 clicks, clicks until an IoU of 0.85 and 0.90 (NoC), "

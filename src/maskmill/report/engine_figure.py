@@ -25,8 +25,8 @@ def share(edit: str) -> Value:
 
 def objects(r: Round) -> float | None:
     """True objects of an image, of which the annotators are to find as many as they can."""
-    found = r.get("annotation/objects")
-    return None if found is None or not r.images else found / r.images
+    found, images = r.get("annotation/objects"), r.get("annotation/images") or r.images
+    return None if found is None or not images else found / images
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def answer(made: Made) -> tuple[Path, dict[str, Any]]:
 def test_a_good_answer_is_taken_as_it_is(made: Made) -> None:
     path, tree = answer(made)
     height, width = tree["annotations"][0]["segmentation"]["size"]
-    assert checked_answer(path, height, width) == path.read_bytes()
+    assert checked_answer(path, height, width, tree["image"]["image_id"]) == path.read_bytes()
 
 
 def test_a_bad_answer_is_named(made: Made, tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_a_bad_answer_is_named(made: Made, tmp_path: Path) -> None:
     def said(text: str, height: int = size[0]) -> str:
         path.write_text(text)
         with pytest.raises(UserError) as e:
-            checked_answer(path, height, size[1])
+            checked_answer(path, height, size[1], tree["image"]["image_id"])
         assert str(path) in str(e.value)
         return str(e.value)
 
@@ -48,6 +48,17 @@ def test_a_bad_answer_is_named(made: Made, tmp_path: Path) -> None:
     def with_first(**changes: object) -> str:
         return json.dumps(tree | {"annotations": [first | changes, *rest]})
 
+    def with_image(**changes: object) -> str:
+        about = tree["image"]
+        return json.dumps(tree | {"image": about | {"meta": about["meta"] | changes}})
+
+    assert "ious of the image's meta is [None]" in said(with_image(ious=[None]))
+    assert "prefilled of the image's meta is 3.0: expected a whole number" in said(with_image(prefilled=3.0))
+    assert "cannot be taken" in said(json.dumps(tree | {"image": tree["image"] | {"meta": None}}))
+    assert "cannot be taken" in said(with_first(meta=None))
+    number = tree["image"]["image_id"]
+    wrong = json.dumps(tree | {"image": tree["image"] | {"image_id": 0}})
+    assert f"image_id is 0: expected {number}, the task's number, or none" in said(wrong)
     assert "lacks 'seconds'" in said(json.dumps(tree).replace('"seconds"', '"minutes"'))
     assert "lacks 'meta'" in said(json.dumps({"image": {}, "annotations": []}))
     assert "broken JSON" in said("masks")
@@ -57,7 +68,7 @@ def test_a_bad_answer_is_named(made: Made, tmp_path: Path) -> None:
     assert "'painted': expected one of drawn" in said(with_first(meta=meta | {"edit": "painted"}))
     path.unlink()
     with pytest.raises(UserError, match="cannot be taken"):
-        checked_answer(path, size[0], size[1])
+        checked_answer(path, size[0], size[1], 1)
 
 
 def test_a_bad_answer_leaves_no_tar_behind(made: Made, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,43 @@ def test_a_refused_config_draws_nothing(made: Made) -> None:
     assert sorted((made.out / "data").iterdir()) == before
 
 
+def test_scenes_of_a_start_that_came_to_nothing_are_not_kept(tmp_path: Path) -> None:
+    """Too many images are refused before anything is drawn, and what was drawn before engine.json is drawn anew."""
+    config, out = write_config(tmp_path), tmp_path / "run"
+    words = ("engine", "run", config, "--out", out)
+    assert "the rounds ask for 22 images, there are 6" in complaint(run(*words, "--set", "assisted.images=20"))
+    assert not (out / "data").exists()
+    cfg = read_engine_config(str(config))
+    watch = Watch(out, quiet=True)
+    first = EngineImages(replace(cfg.data, scenes=5), 1, out, watch).whole.read(0).image
+    again = EngineImages(cfg.data, 2, out, watch)
+    assert len(again.whole.names) == 8 and not np.array_equal(again.whole.read(0).image, first)
+
+
+def test_a_disk_that_fails_while_a_round_is_prepared_blames_no_image(tmp_path: Path) -> None:
+    """Embeddings cannot be kept: the run ends, and once that is mended the same command goes on to the same record."""
+    words = [*small(tmp_path), "assisted.rounds=1", "retrain=false"]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/embeddings").write_text("in the way")
+    config = [word for text in words for word in ("--set", text)]
+    command = ("engine", "run", write_config(tmp_path), "--out", tmp_path / "run", "--engine", "local", "--quiet")
+    failed = run(*command, *config)
+    assert failed.exit_code == 1 and "the embedding cannot be kept or read" in failed.stderr
+    assert not (tmp_path / "run/rounds/assisted-1/prepared/_SUCCESS").exists()
+    (tmp_path / "run/embeddings").unlink()
+    record = run_here(tmp_path, *words)["assisted-1"]
+    assert record["annotation"]["images"] == 2 and "quarantined" not in record["annotation"]
+
+
+def test_rounds_without_a_mask_go_on_without_a_detector(tmp_path: Path) -> None:
+    words = [*small(tmp_path)[:3], "semi.rounds=1", "assisted.rounds=1", "automatic.enabled=false", "retrain=false"]
+    found = run_here(tmp_path, *words, "annotators.keep_iou=0.9999", "annotators.patience_s=4")
+    assert found["assisted-1"]["annotation"]["masks"] == found["semi-1"]["annotation"]["prefilled"] == 0
+    assert "detector" not in found["semi-1"]
+    done("engine", "status", tmp_path / "run")
+    done("engine", "report", tmp_path / "run")
+
+
 def test_a_run_of_an_earlier_version_goes_on(made: Made, tmp_path: Path) -> None:
     """Settings that it knows nothing of have their defaults."""
     shutil.copytree(made.out, tmp_path / "run")
@@ -244,7 +282,7 @@ def test_a_sabotaged_model_does_not_serve(tmp_path: Path) -> None:
 def test_without_a_gate_it_serves(tmp_path: Path) -> None:
     found = run_here(tmp_path, *small(tmp_path), *SABOTAGE, "gate.enabled=false", "assisted.rounds=1")
     record = found["assisted-1"]
-    assert record["decision"] == "promoted: the gate is off" and record["model_out"]["sha256"] != record["model_in"]
+    assert record["decision"] == "promoted: the gate is off" and record["model_out"] != record["model_in"]
     assert record["metrics"]["miou"]["1"]["mean"] < found["start-0"]["metrics"]["miou"]["1"]["mean"] - 0.1
 
 

@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,19 @@ def test_four_processes_do_each_task_once(tmp_path: Path) -> None:
     done = [name for i in range(4) for name in (tmp_path / f"w{i}").read_text().split()]
     assert sorted(done) == sorted(names)
     assert queue.counts() == dict.fromkeys(STATES, 0) | {"done": 300}
+
+
+def test_many_open_a_new_queue_at_once(tmp_path: Path) -> None:
+    """SQLite does not wait where two make the same file: some of these met "database is locked"."""
+    for n in range(60):
+        ready = threading.Barrier(3)
+
+        def opened(path: Path = tmp_path / str(n), ready: threading.Barrier = ready) -> int:
+            ready.wait()
+            return sum(TaskQueue(path, lease_s=1).counts().values())
+
+        with ThreadPoolExecutor(3) as pool:
+            assert [f.result() for f in [pool.submit(opened) for _ in range(3)]] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
