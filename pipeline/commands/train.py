@@ -56,7 +56,8 @@ def train(
       maskmill train finetune --data annotations/instances.json --out nuclei/
       maskmill train decoder --data masks/ --out round1/ --set model.name=vit_b --set model.checkpoint=sam_vit_b.pth
       maskmill train nano --data 'coco-panoptic/train-000[012].tar' --out nano/
-      maskmill train sam --data 's3://bucket/sa_{000000..000999}.tar' --out s3://bucket/run1 --processes 256
+      maskmill train sam --data '/data/sa_{000000..000999}.tar' --out s3://bucket/run1 --processes 256 \\
+        --set model.encoder=mae_pretrain_vit_huge.pth
     """
     from maskmill.config import merge, parse_set, read_yaml
     from maskmill.storage.files import at, check_writable
