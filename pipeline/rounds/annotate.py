@@ -145,7 +145,7 @@ class Desk:
 
     def work(self, name: str) -> None:
         """Until every task is handed in, by whomever."""
-        while not self.stopping and any(self.queue.counts()[state] for state in ("open", "claimed")):
+        while not self.stopping and self.queue.left():
             claim = self.queue.claim(name)
             if claim is None:
                 time.sleep(IDLE_S)

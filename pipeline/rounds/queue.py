@@ -140,6 +140,11 @@ class TaskQueue:
             )
         return {state: found.get(state, 0) for state in STATES}
 
+    def left(self) -> int:
+        """Tasks that are not handed in; of one look, as a lease that runs out between two would hide its task."""
+        counts = self.counts()
+        return counts["open"] + counts["claimed"]
+
     def answers(self, state: Literal["done", "rejected"] = "done") -> dict[str, str]:
         """Name -> answer of every task that was handed in so, in the order of the tasks."""
         return {claim.name: answer for claim, answer in self.handed_in(state)}

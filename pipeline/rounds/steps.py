@@ -18,7 +18,6 @@ from maskmill.pipeline.rounds.annotate import Assignment, queue_of, write_assign
 from maskmill.pipeline.rounds.config import PrefillConfig
 from maskmill.pipeline.rounds.handed_in import RoundImportJob
 from maskmill.pipeline.rounds.prepare import FILTER, PrepareJob, PrepareRecipe, prepare_config
-from maskmill.pipeline.rounds.queue import TaskQueue
 from maskmill.pipeline.rounds.watch import At, Failed, Stopped, Watch
 from maskmill.pipeline.run import Outcome, run_tasks
 from maskmill.pipeline.unit import Job, Task
@@ -87,7 +86,7 @@ def annotate(
     at_work: dict[str, subprocess.Popen[bytes]] = {}
     patience = 0.0
     try:
-        while (left := to_do(queue)) > 0:
+        while (left := queue.left()) > 0:
             say(len(tasks) - left, len(tasks))
             for name in [n for n, process in at_work.items() if process.poll() is not None]:
                 queue.release_of(name)
@@ -113,12 +112,6 @@ def annotate(
             f"hands the tasks out anew"
         )
     return done
-
-
-def to_do(queue: TaskQueue) -> int:
-    """Tasks that are not handed in."""
-    counts = queue.counts()
-    return counts["open"] + counts["claimed"]
 
 
 def dismiss(processes: list["subprocess.Popen[bytes]"], patience: float) -> None:

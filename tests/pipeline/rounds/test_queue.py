@@ -79,7 +79,7 @@ ANNOTATOR = """
 import sys, time
 from maskmill.pipeline.rounds.queue import TaskQueue
 queue, me, log = TaskQueue(sys.argv[1], lease_s=float(sys.argv[3])), sys.argv[2], open(sys.argv[4], "a", buffering=1)
-while sum(queue.counts()[s] for s in ("open", "claimed")):
+while queue.left():
     claim = queue.claim(me)
     if claim is None:
         time.sleep(0.02)
