@@ -47,12 +47,12 @@ def find_categories(export: Exporter) -> Categories:
 
 def image_records(export: Exporter) -> Iterator[Row]:
     """Ids from 1, in the order of the units, then of image_id."""
-    number = 0
+    number, ours = 0, "images/" if export.settings.images else ""  # without images, `file` is the source's own key
     for part, lines in zip(export.parts, export.receipts(), strict=True):
         files = {int(line["image_id"]): line["file"] for line in lines}
         for row in good_images(export.build, part):
             number += 1
-            yield to_coco_image(row, number, files[row["image_id"]].removeprefix("images/"))
+            yield to_coco_image(row, number, files[row["image_id"]].removeprefix(ours))
 
 
 def mask_records(export: Exporter, categories: Categories, tell: Callable[[int], None]) -> Iterator[Row]:

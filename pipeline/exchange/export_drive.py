@@ -72,6 +72,10 @@ def say(export: Exporter, totals: Totals) -> None:
     click.echo(f"{'export':<11} {what} ({export.settings.format}, filter {export.settings.filter!r})")
     click.echo(f"{'images':<11} {totals.images}; index.csv says which is which: {', '.join(COLUMNS[:4])} ...")
     click.echo(f"{'masks':<11} {totals.masks}")
+    if not export.settings.images and export.settings.format in ("coco", "png"):
+        click.echo(
+            f"{'turned':<11} not looked at: no image was read. Masks lie on the upright grid, whatever EXIF says"
+        )
     if totals.turned:
         click.echo(
             f"{'turned':<11} {totals.turned} images have an EXIF orientation: masks lie on the upright grid, as "

@@ -24,7 +24,7 @@ from maskmill.pipeline.ticker import Ticker
 from maskmill.storage.build import Build, read_table
 from maskmill.storage.exports import Picture, Sink, open_sink, picture
 from maskmill.storage.files import is_local, names_in, read_bytes, remove, write_bytes
-from maskmill.storage.labelmaps import OverlapError, label_map, overlapping
+from maskmill.storage.labelmaps import MOST, OverlapError, label_map, overlapping
 from maskmill.storage.sources import Item, read_items
 from maskmill.storage.whole import sync_files
 
@@ -108,6 +108,11 @@ class Exporter:
             for image in good_images(self.build, part):
                 rows = rows_of(masks, image["image_id"])
                 ticker.add()
+                if len(rows) > MOST:
+                    raise UserError(
+                        f"image {image['key']!r} of {part.unit.shard!r} has {len(rows)} masks: a 16-bit label map "
+                        f"holds {MOST}; export coco or sa1b"
+                    )
                 if overlapping(rows):
                     try:
                         label_map(image["height"], image["width"], rows)
@@ -154,6 +159,7 @@ class Exporter:
         """The index of each unit, in order."""
         for part in self.parts:
             text = read_bytes(self.dest / ".export" / part.receipt).decode()
+            csv.field_size_limit(len(text) + 1)  # mask_ids of one image may be longer than csv expects
             yield list(csv.DictReader(io.StringIO(text, newline="")))
 
     def drop_stale(self) -> None:
@@ -162,7 +168,8 @@ class Exporter:
         for name in names_in(self.dest / ".export"):
             if name not in named:
                 remove(self.dest / ".export" / name)
-        for path in [self.dest / name for name in names_in(self.dest)] if is_local(self.dest) else []:
+        places = (self.dest, self.dest / "annotations") if is_local(self.dest) else ()
+        for path in [place / name for place in places for name in names_in(place)]:
             if path.name.startswith(".") and path.name.endswith(".tmp") and is_old(path):
                 remove(path)
 
@@ -178,7 +185,7 @@ def rows_of(masks: pa.Table, image_id: int) -> list[dict[str, Any]]:
 def to_csv(rows: Iterable[dict[str, Any]]) -> bytes:
     """With a header line."""
     out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(out, COLUMNS)  # RFC 4180: lines end with CR LF, so a key with either is quoted
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue().encode()

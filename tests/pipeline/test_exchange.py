@@ -15,10 +15,12 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from maskmill.masks.rle import decode, encode
+from maskmill.pipeline.exchange import exporting
 from maskmill.pipeline.verify import verify
 from maskmill.storage.build import Build
 from maskmill.storage.files import at, files_in
 from tests.chaos.s3 import make_bucket, moto, use
+from tests.pipeline.conftest import build, drawing
 from tests.pipeline.exchange import (
     SA1B,
     H,
@@ -141,6 +143,39 @@ def test_coco_without_images_names_the_source(made: Build, pictures: Path, tmp_p
     file = dest / "annotations" / "instances.json"
     assert all((pictures / r["file_name"]).is_file() for r in json.loads(file.read_text())["images"])
     assert sorted_masks(import_(file, tmp_path / "back", "coco", "--images", pictures)).equals(sorted_masks(made))
+
+
+def test_coco_without_images_keeps_the_folders_of_keys(pictures: Path, tmp_path: Path) -> None:
+    """Also one that is called as the folder of an export's own images."""
+    folder = tmp_path / "set"
+    for place, name in ((folder, "a.png"), (folder / "images", "a.png")):
+        place.mkdir(exist_ok=True)
+        drawing(len(str(place))).save(place / name)
+    made = build(folder, tmp_path / "b")
+    shown = done("export", made.path, tmp_path / "coco", "--format", "coco", "--no-images").output
+    tree = json.loads((tmp_path / "coco/annotations/instances.json").read_text())
+    assert sorted(r["file_name"] for r in tree["images"]) == ["a.png", "images/a.png"]
+    assert "turned      not looked at" in shown
+
+
+def test_label_maps_of_very_many_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their ids are longer than a field that csv reads by itself; more than 16 bits count are refused by name."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    Image.new("L", (200, 100)).save(folder / "a.png")
+    annotations = []
+    for n in range(15_000):
+        mask = np.zeros((100, 200), bool)
+        mask.flat[n] = True
+        annotations.append({"id": 10**9 + n, "segmentation": {"size": [100, 200], "counts": encode(mask)}})
+    tree = {"image": {"image_id": 1, "width": 200, "height": 100}, "annotations": annotations}
+    (folder / "a.json").write_text(json.dumps(tree))
+    found = import_(folder, tmp_path / "b", "sa1b")
+    (line,) = index_of(export(found.path, tmp_path / "png", "png")).values()
+    assert len(line["mask_ids"].split()) == 15_000
+    monkeypatch.setattr(exporting, "MOST", 14_999)
+    said = complaint(run("export", found.path, tmp_path / "more", "--format", "png", "--quiet"))
+    assert "image 'a.png' of '.' has 15000 masks: a 16-bit label map holds 14999" in said
 
 
 def test_foreign_coco_keeps_ids_categories_and_the_rest(tmp_path: Path) -> None:

@@ -123,6 +123,18 @@ def test_broken_images_of_an_sa1b_import_are_quarantined_alone(kind: str, tmp_pa
     assert found.masks()["mask_id"].to_pylist() == [0, 1]
 
 
+def test_json_by_any_name_is_found(tmp_path: Path) -> None:
+    """In capitals, and beside an image whose name is no UTF-8."""
+    folder = sa1b_folder(tmp_path / "set")
+    (folder / "sa_1.json").rename(folder / "sa_1.JSON")
+    for ending in ("png", "json"):
+        (folder / f"sa_2.{ending}").rename(os.fsdecode(bytes(folder) + b"/caf\xe9." + ending.encode()))
+    found = import_(folder, tmp_path / "b", "sa1b")
+    assert {r["key"]: r["status"] for r in found.images().to_pylist()} == {
+        "sa_0.png": "ok", "sa_1.png": "ok", "caf\\xe9.png": "ok"
+    }  # fmt: skip
+
+
 def test_images_that_share_an_id_are_never_closed(tmp_path: Path) -> None:
     """Whatever unit they are in; --ids hash is the way out, and keeps the old ids."""
     folder = sa1b_folder(tmp_path / "set")

@@ -13,7 +13,7 @@ from maskmill.report import gallery, sections
 from maskmill.report.detail import read_extremes
 from maskmill.report.facts import Facts, swept
 from maskmill.report.refilter import floors, generate_config
-from maskmill.storage.originals import MissingOriginal
+from maskmill.storage.originals import MissingOriginal, unchanged
 from maskmill.storage.pixels import decode_image
 
 
@@ -97,19 +97,19 @@ class Pictures:
     """Draws picks on their images."""
 
     def __init__(self, facts: Facts) -> None:
-        rows = facts.sample.images.select(["image_id", "shard", "key"]).to_pylist()
-        self.names = {row["image_id"]: (row["shard"], row["key"]) for row in rows}
+        rows = facts.sample.images.select(["image_id", "shard", "key", "sha256"]).to_pylist()
+        self.names = {row["image_id"]: (row["shard"], row["key"], row["sha256"]) for row in rows}
         self.originals = facts.originals
         self.limit = float((generate_config(facts.build) or GenerateConfig()).max_image_mpx)
         self.missing = ""
 
     def item(self, pick: gallery.Pick) -> str:
         """One picture with what is said below it."""
-        shard, key = self.names[pick.image_id]
+        shard, key, sha256 = self.names[pick.image_id]
         try:
-            image = decode_image(self.originals.read(shard, key), self.limit)
+            image = decode_image(unchanged(self.originals.read(shard, key), sha256), self.limit)
         except (MissingOriginal, ValueError) as e:
-            image, self.missing = None, self.missing or str(e)
+            image, self.missing = None, self.missing or f"{key}: {e}"
         ids = " and ".join(str(i) for i in pick.mask_ids)
         alt = f"Mask {ids} of {key}: {pick.words}"
         picture = f'<img src="{gallery.draw(pick, image)}" alt="{escape(alt)}" width="320" height="240">'

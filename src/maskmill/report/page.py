@@ -32,6 +32,9 @@ def make_page(facts: Facts, say: Callable[[str], None]) -> str:
 def head(facts: Facts) -> Iterator[str]:
     """Title, state, and the numbers that come first."""
     s, masks = facts.standing, sum(p.masks.rows for p in facts.parts)
+    images, bad, candidates, empty = (
+        sum(getattr(p.manifest, name) for p in facts.parts) for name in ("images", "quarantined", "candidates", "empty")
+    )
     state = '<span class="badge good">finished</span>' if s.finished else '<span class="badge warn">unfinished</span>'
     yield f"<h1>{escape(facts.build.path.name)}{state}</h1>"
     path = escape(str(facts.build.path))
@@ -41,15 +44,19 @@ def head(facts: Facts) -> Iterator[str]:
             f'<p class="alert">This build is not finished: {s.units_done:,} of {s.units:,} units are committed. '
             f"The figures are those of the committed units.</p>"
         )
-    good = s.images_done - s.quarantined
-    of = "" if s.images is None or s.images == s.images_done else f"of {s.images:,} planned"
+    if len(facts.parts) < s.units_done:
+        yield (
+            f'<p class="alert">The filter has reached {len(facts.parts):,} of the {s.units_done:,} committed units: '
+            f"<code>maskmill filter</code> does the others. The figures are those of the units that it has reached.</p>"
+        )
+    of = "" if s.images is None or s.images == images else f"of {s.images:,} planned"
     tiles = [
-        ("Images", f"{s.images_done:,}", of),
+        ("Images", f"{images:,}", of),
         ("Masks", f"{masks:,}", f"filter {facts.filter}"),
-        ("Masks an image", f"{masks / max(1, good):.1f}", "without the quarantined"),
-        ("Candidates", f"{s.candidates:,}", f"{100 * masks / s.candidates:.1f}% became masks" if s.candidates else ""),
-        ("Empty", f"{s.empty:,}", "no candidate"),
-        ("Quarantined", f"{s.quarantined:,}", "could not be done"),
+        ("Masks an image", f"{masks / max(1, images - bad):.1f}", "without the quarantined"),
+        ("Candidates", f"{candidates:,}", f"{100 * masks / candidates:.1f}% became masks" if candidates else ""),
+        ("Empty", f"{empty:,}", "no candidate"),
+        ("Quarantined", f"{bad:,}", "could not be done"),
     ]
     words = "".join(f"<div><dt>{n}</dt><dd>{v}<small>{escape(w) or '&nbsp;'}</small></dd></div>" for n, v, w in tiles)
     yield f'<dl class="tiles">{words}</dl>'

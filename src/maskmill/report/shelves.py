@@ -43,7 +43,7 @@ class Entry:
     error: str | None
     num_candidates: int
     masks: int | None
-    score: float | None  # mean predicted IoU of its masks
+    score: float | None  # mean predicted IoU of its masks that have one
 
 
 class Shelves:
@@ -143,9 +143,13 @@ class Shelves:
             table = read_rows(self.build, file, ["image_id", "predicted_iou"])
             ids, where, counts = np.unique(table["image_id"].to_numpy(), return_inverse=True, return_counts=True)
             iou = table["predicted_iou"].to_numpy().astype(np.float64)
-            means = np.bincount(where, iou, len(ids)) / counts
+            known = ~np.isnan(iou)
+            sums, scored = (
+                np.bincount(where[known], iou[known], len(ids)),
+                np.bincount(where[known], minlength=len(ids)),
+            )
             masks = dict(zip(ids.tolist(), counts.tolist(), strict=True))
-            scores = {i: m for i, m in zip(ids.tolist(), means.tolist(), strict=True) if not np.isnan(m)}
+            scores = {int(i): float(s / n) for i, s, n in zip(ids, sums, scored, strict=True) if n}
         rows = self.build.read_unit(manifest, "images", ENTRY).to_pylist()
         for row in sorted(rows, key=lambda row: row["key"]):
             image_id = row.pop("image_id")
@@ -169,6 +173,12 @@ class Shelves:
                 found += [asdict(e) for e in self.of_unit(unit, filter) if words.lower() in e.key.lower()]
             number += 1
         return {"images": found, "next": number if number < len(self.units) else None, "units": len(self.units)}
+
+    def sha256(self, unit: str, image_id: str) -> str | None:
+        """Of the bytes that the build saw; None if it saw none."""
+        table = self.build.read_unit(self.of_images(unit), "images", ["image_id", "sha256"])
+        found: list[str | None] = table.filter(pc.equal(table["image_id"], int(image_id)))["sha256"].to_pylist()
+        return found[0] if found else None
 
     def entry(self, unit: str, image_id: str, filter: str) -> Entry:
         """One image. UserError if the unit has none of that id."""

@@ -21,7 +21,7 @@ from maskmill.report.shelves import Entry, Shelves
 from maskmill.report.stats import crop_layers
 from maskmill.storage.build import Build
 from maskmill.storage.files import exists
-from maskmill.storage.originals import Kept, MissingOriginal, Originals
+from maskmill.storage.originals import Kept, MissingOriginal, Originals, unchanged
 from maskmill.storage.pixels import decode_image
 from maskmill.storage.schemas import chosen_rows
 
@@ -130,7 +130,8 @@ class Viewer:
         def make() -> bytes:
             entry = self.shelves.entry(unit, image_id, self.build.own_filter)
             limit = (self.generate or GenerateConfig()).max_image_mpx
-            return to_jpeg(decode_image(self.originals.read(entry.shard, entry.key), limit), longest, quality)
+            data = unchanged(self.originals.read(entry.shard, entry.key), self.shelves.sha256(unit, image_id))
+            return to_jpeg(decode_image(data, limit), longest, quality)
 
         return kept.get((unit, image_id), make)
 

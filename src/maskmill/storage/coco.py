@@ -4,11 +4,13 @@ COCO's own conventions: boxes XYWH with w = xmax - xmin + 1, ids from 1 (evaluat
 Our ids, scores, prompts and `meta` stand in each record's `meta`, from where an import takes them back.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from maskmill.storage.files import json_text
 from maskmill.storage.foreign import SOURCE, ForeignImage, ForeignMask, is_int, need_id, need_score, take_masks
 from maskmill.storage.sa1b import extras, take_crop, take_point
 
@@ -97,11 +99,11 @@ def coco_json(
     annotations: Iterable[dict[str, Any]],
 ) -> Iterator[bytes]:
     """The file in pieces, one record a line; nothing is held but the record in work. `head`: what comes before them."""
-    yield json.dumps(head, ensure_ascii=False)[:-1].encode()
+    yield json_text(head)[:-1].encode()
     for name, records in (("images", images), ("annotations", annotations)):
         yield f', "{name}": ['.encode()
         for i, record in enumerate(records):
-            yield ((",\n" if i else "\n") + json.dumps(record, ensure_ascii=False)).encode()
+            yield ((",\n" if i else "\n") + json_text(record)).encode()
         yield b"\n]"
     yield b"}\n"
 
@@ -111,26 +113,41 @@ def file_name_of(image: Row) -> str:
     name = image.get("file_name") or "/".join(str(image.get("coco_url") or "").split("/")[-2:])
     if not isinstance(name, str) or not name or re.search("[\ud800-\udfff]", name):
         raise ValueError(f"image {image.get('id')} has file_name {str(image.get('file_name'))[:80]!r}")
+    if name.startswith("/") or ".." in re.split(r"[/\\]", name):
+        raise ValueError(f"image {image.get('id')} has file_name {name[:80]!r}: it leads out of the images' folder")
     return name
 
 
 def from_coco(image: Row, annotations: list[Row], categories: dict[int, str], ours: bool) -> ForeignImage:
     """One image of a COCO file. `ours`: the file is an export of ours. ValueError if it has no id."""
     about = image["meta"] if ours and isinstance(image.get("meta"), dict) else {}
-    meta = {k: v for k, v in about.items() if k not in ("image_id", "meta")} if ours else extras(image, _IMAGE)
+    meta = extras(bare(image) if ours else image, _IMAGE)
     if ours:
-        meta |= about.get("meta") or {}
+        meta |= {k: v for k, v in about.items() if k not in ("image_id", "meta")} | (about.get("meta") or {})
     image_id = need_id(about, "image", "image_id") if "image_id" in about else need_id(image, "image")
     width, height = (image[k] if is_int(image.get(k)) else None for k in ("width", "height"))
-    masks, broken = take_masks(annotations, lambda a: _mask(a, categories, ours))
+    taken = {_own_id(a) for a in annotations} if ours else set()
+    free = (n for n in itertools.count(max((n for n in taken if is_int(n)), default=-1) + 1))
+    masks, broken = take_masks(annotations, lambda a: _mask(a, categories, ours, free))
     return ForeignImage(image_id, width, height, masks, meta, broken)
 
 
-def _mask(record: Row, categories: dict[int, str], ours: bool) -> ForeignMask:
+def bare(record: Row) -> Row:
+    """A record of ours without its `meta`, which is taken apart."""
+    return {k: v for k, v in record.items() if k != "meta"}
+
+
+def _own_id(record: Row) -> Any:
+    """The mask_id of a record of ours; None if another tool added it."""
+    return record["meta"].get("mask_id") if isinstance(record.get("meta"), dict) else None
+
+
+def _mask(record: Row, categories: dict[int, str], ours: bool, free: Iterator[int]) -> ForeignMask:
+    """`free`: ids for records that another tool added to a file of ours, whose own ids count through the file."""
     number = need_id(record, "an annotation")
     try:
         about = record["meta"] if ours and isinstance(record.get("meta"), dict) else {}
-        mask_id = need_id(about, "meta", "mask_id") if "mask_id" in about else number
+        mask_id = need_id(about, "meta", "mask_id") if "mask_id" in about else next(free) if ours else number
         scores = need_score(about, "predicted_iou"), need_score(about, "stability_score")
         meta = _meta(record, about, categories, ours)
         point, crop = take_point(about, meta), take_crop(about, meta)
@@ -141,16 +158,17 @@ def _mask(record: Row, categories: dict[int, str], ours: bool) -> ForeignMask:
 
 def _meta(record: Row, about: Row, categories: dict[int, str], ours: bool) -> dict[str, Any]:
     """Category, crowd flag, and every field that our columns have no place for."""
+    meta = extras(bare(record) if ours else record, _ANNOTATION)
     if ours:
         made_by = {k: about[k] for k in ("source", "model") if about.get(k) not in (None, SOURCE)}
-        meta = made_by | (about.get("meta") or {})
-    else:
-        meta = extras(record, _ANNOTATION)
+        meta |= made_by | (about.get("meta") or {})
     if record.get("iscrowd"):
         meta["iscrowd"] = record["iscrowd"]
     number = record.get("category_id")
-    if number is None or not categories:
+    if number is None:
         return meta
+    if not categories:  # a name is known to nobody
+        return meta | {"category_id": number}
     if number not in categories:
         raise ValueError(f"its category_id {str(number)[:40]!r} is not among the file's categories")
     name = categories[number]

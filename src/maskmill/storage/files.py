@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import time
 import uuid
 from pathlib import Path
@@ -203,7 +204,13 @@ def check_writable(out: UPath) -> None:
 
 def to_json(tree: Any) -> bytes:
     """Readable, stable JSON."""
-    return (json.dumps(tree, indent=1, ensure_ascii=False) + "\n").encode()
+    return (json_text(tree, indent=1) + "\n").encode()
+
+
+def json_text(tree: Any, indent: int | None = None) -> str:
+    """JSON that can be written as UTF-8: halves of surrogate pairs, which JSON may hold and UTF-8 not, stay escaped."""
+    text = json.dumps(tree, indent=indent, ensure_ascii=False)
+    return text if not re.search("[\ud800-\udfff]", text) else json.dumps(tree, indent=indent)
 
 
 def sha256_file(path: Path | UPath) -> str:

@@ -5,9 +5,7 @@ that of the stored pixels, whose EXIF orientation turns the image by 90 degrees,
 else is refused. Boxes and areas are those of the pixels, whatever the source says.
 """
 
-import json
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard, TypeVar
@@ -17,6 +15,7 @@ import pyarrow as pa
 from pycocotools import mask as coco
 
 from maskmill.masks.rle import compress, decode, encode
+from maskmill.storage.files import json_text
 from maskmill.storage.pixels import to_upright
 from maskmill.storage.schemas import MASKS, runs_of_counts
 
@@ -138,18 +137,15 @@ def take_masks(records: list[T], take: Callable[[T], ForeignMask]) -> tuple[list
 
 
 def to_meta(tree: dict[str, Any]) -> str | None:
-    """What stands in a `meta` column. Halves of surrogate pairs, which JSON may hold and UTF-8 not, stay escaped."""
-    if not tree:
-        return None
-    text = json.dumps(tree, ensure_ascii=False)
-    return text if not re.search("[\ud800-\udfff]", text) else json.dumps(tree)
+    """What stands in a `meta` column."""
+    return json_text(tree) if tree else None
 
 
 def size_of(rle: dict[str, Any]) -> tuple[int, int]:
     """Height and width that an RLE states."""
     size = rle.get("size")
     if not (isinstance(size, list) and len(size) == 2 and all(is_int(n) and n > 0 for n in size)):
-        raise ValueError(f"its RLE has size {str(size)[:40]}: expected [height, width]")
+        raise ValueError(f"its RLE has size {str(size)[:40]!r}: expected [height, width]")
     return size[0], size[1]
 
 

@@ -1,5 +1,6 @@
 """The encoded image behind a row, by shard and key: what a page needs, where a build only reads in order."""
 
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,6 +21,13 @@ V = TypeVar("V")
 
 class MissingOriginal(Exception):
     """The image cannot be had from its source; the words say why."""
+
+
+def unchanged(data: bytes, sha256: str | None) -> bytes:
+    """The encoded image, if it is the one that the build saw. MissingOriginal: masks would lie on another picture."""
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise MissingOriginal("its bytes are others now: restore it, or give --images")
+    return data
 
 
 class Kept(Generic[V]):

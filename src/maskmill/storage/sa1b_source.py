@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import IO, Protocol
 
@@ -36,7 +36,7 @@ def scan_sa1b(source: str) -> ImageSet:
     if images.kind == "tar":
         return images
     shard = images.shards[0]
-    tellers = {f.key: f for f in listing.list_folder(images.url) if extension(f.key) == "json"}
+    tellers = {json_name(f.key): f for f in listing.list_folder(images.url) if extension(f.key) == "json"}
     files: dict[str, FileStat] = {}
     for image in shard.files or ():
         name = json_name(image.key)
@@ -55,7 +55,7 @@ def scan_sa1b(source: str) -> ImageSet:
 
 
 def json_name(key: str) -> str:
-    """`sub/sa_1.jpg` -> `sub/sa_1.json`."""
+    """`sub/sa_1.jpg`, `sub/sa_1.JSON` -> `sub/sa_1.json`."""
     return key[: -len(extension(key)) - 1] + ".json"
 
 
@@ -91,12 +91,11 @@ class Sa1bFolder:
     def read(self, key: str) -> ForeignImage:
         """From `key` with .json in place of its extension."""
         name = json_name(key)
-        try:
-            with remote.named(name), listing.open_file(listing.join(self.url, name)) as file:
-                data = file.read()
-        except FileNotFoundError:
-            raise ValueError(f"no annotations: {name} is not there") from None
-        return of_file(name, data)
+        for written in dict.fromkeys(listing.disk_name(n) for n in (name, name.removesuffix("json") + "JSON")):
+            url = listing.join(self.url, written)
+            with suppress(FileNotFoundError), remote.named(name), listing.open_file(url) as file:
+                return of_file(name, file.read())
+        raise ValueError(f"no annotations: {name} is not there")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from maskmill.masks.rle import encode
 from maskmill.pipeline.generate import new_job, open_build
@@ -181,6 +182,20 @@ def test_images_that_moved(made: Build, few: Path, tmp_path: Path) -> None:
         Originals(made, str(elsewhere)).read(".", "0.png")
 
 
+def test_masks_are_not_drawn_on_another_picture(few: Path, tmp_path: Path) -> None:
+    """A file that was changed since, of the same name and size."""
+    folder = tmp_path / "photos"
+    shutil.copytree(few, folder)
+    made = build_many(folder, tmp_path / "b", "run.unit_size=2")
+    view, entry = Viewer(made), entries(Viewer(made))[0]
+    assert view.pixels(entry["unit"], entry["image_id"], small=False)
+    for path in folder.glob("[0-9]*"):
+        Image.new("RGB", Image.open(path).size).save(path)
+    assert "its bytes are others now" in report(made).text
+    with pytest.raises(MissingOriginal, match="its bytes are others now"):
+        Viewer(made).pixels(entry["unit"], entry["image_id"], small=False)
+
+
 def test_a_later_filter(few: Path, tmp_path: Path) -> None:
     made = build_many(few, tmp_path / "b", "run.unit_size=2")
     done = run("filter", tmp_path / "b", "--name", "strict", "--set", "filter.pred_iou_thresh=0.8", "--engine", "local")
@@ -196,6 +211,13 @@ def test_a_later_filter(few: Path, tmp_path: Path) -> None:
     stored = view.image(entry["unit"], entry["image_id"], "strict")["stored"]
     assert view.refilter(entry["unit"], entry["image_id"], view.settings("strict"))["masks"] == stored
     (tmp_path / "b" / "ledger" / "masks.strict" / "000001.json").unlink()  # as if it had not come so far
+    part = report(made, "--filter", "strict")
+    few_masks, few_images = int(tiles(part)["Masks"]), int(tiles(part)["Images"])
+    assert (
+        few_images == int(tiles(page)["Images"]) - 2 and "has reached" in part.text and "has reached" not in page.text
+    )
+    good = few_images - int(tiles(part)["Quarantined"])
+    assert tiles(part)["Masks an image"] == f"{few_masks / good:.1f}"
     assert [e["masks"] for e in Viewer(made).shelves.shelf(0, "strict")["images"]].count(None) == 2
 
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from maskmill.masks.rle import encode
-from maskmill.storage.coco import Categories, from_coco, to_coco_image, to_coco_mask
+from maskmill.storage.coco import Categories, coco_json, file_name_of, from_coco, to_coco_image, to_coco_mask
 from maskmill.storage.exports import picture
-from maskmill.storage.files import at
-from maskmill.storage.foreign import ForeignImage, Grid, foreign_rows
+from maskmill.storage.files import at, to_json
+from maskmill.storage.foreign import ForeignImage, Grid, foreign_rows, size_of
 from maskmill.storage.labelmaps import MOST, OverlapError, encode_labels, label_map, overlapping
 from maskmill.storage.pixels import extension_of, orientation_of
 from maskmill.storage.sa1b import from_sa1b, to_sa1b
@@ -181,6 +181,39 @@ def test_a_category_that_another_tool_gave_wins() -> None:
     assert (found["category"], found["category_id"], found["iscrowd"]) == ("cat", 9, 1)
 
 
+def test_records_that_another_tool_added_to_our_file() -> None:
+    """Their own ids count through the file, so they get free ones; what it added to ours is kept."""
+    categories = Categories()
+    categories.add(None)
+    categories.settle()
+    one = {**rows(rect(3, 4, 10, 20))[0], "mask_id": 3}
+    ours = {**to_coco_mask(one, 1, 1, categories), "attributes": {"checked": True}}
+    theirs = [{"id": n, "segmentation": ours["segmentation"], "category_id": 1} for n in (3, 7)]
+    image = from_coco({"id": 1, "meta": {"image_id": 5}, "license": 2}, [ours, *theirs], {1: "object"}, True)
+    assert image.broken is None and [m.mask_id for m in image.masks] == [3, 4, 5]
+    assert image.masks[0].meta["attributes"] == {"checked": True} and image.meta == {"license": 2}
+
+
+def test_names_that_lead_elsewhere_are_refused() -> None:
+    """A JSON from anywhere must not bring in files from beside its images."""
+    for name in ("../secret.png", "a/../../b.png", "/etc/passwd", "a\\..\\b.png"):
+        with pytest.raises(ValueError, match="it leads out of the images' folder"):
+            file_name_of({"id": 1, "file_name": name})
+    assert file_name_of({"id": 1, "file_name": "a/..b.png"}) == "a/..b.png"
+
+
+def test_half_of_a_surrogate_pair_is_no_end() -> None:
+    """JSON may hold one, UTF-8 not: an emoji cut in half stays escaped."""
+    half = json.loads('{"caption": "x\\ud83d"}')
+    pieces = b"".join(coco_json({"info": half}, [half], [half]))
+    assert json.loads(pieces) == {"info": half, "images": [half], "annotations": [half]}
+    assert json.loads(to_json(half)) == half
+    (mask,) = rows(rect(0, 0, 5, 5))
+    with pytest.raises(ValueError, match="its RLE has size") as e:
+        size_of({"size": half["caption"], "counts": mask["counts"]})
+    str(e.value).encode()
+
+
 def coco_image(**annotation: Any) -> ForeignImage:
     rle = {"size": [H, W], "counts": encode(rect(0, 0, 5, 5))}
     return from_coco({"id": 3, "license": 2}, [{"id": 1, "segmentation": rle, **annotation}], {1: "cat"}, False)
@@ -192,6 +225,8 @@ def test_foreign_coco_fields() -> None:
     assert image.masks[0].meta == {"attributes": {"occluded": True}, "category": "cat", "category_id": 1}
     assert coco_image().masks[0].meta == {}  # no category at all is no error
     assert coco_image(iscrowd=1).masks[0].meta == {"iscrowd": 1}
+    bare = from_coco({"id": 3}, [{"id": 1, "segmentation": [], "category_id": 8}], {}, False)
+    assert bare.masks[0].meta == {"category_id": 8}  # of a file without categories
     broken = coco_image(category_id=8)
     assert broken.image_id == 3 and broken.masks == []
     assert broken.broken == "annotation 1: its category_id '8' is not among the file's categories"
