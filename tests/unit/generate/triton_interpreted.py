@@ -301,8 +301,22 @@ def test_waits_of_an_image(settings: dict[str, Any], batches: int, tiny: Sam, mo
     assert sum(len(masks.logits) for masks in launched) > 16
 
 
+@pytest.mark.usefixtures("fused")
+def test_crops_without_points(tiny: Sam) -> None:
+    """A layer's grid may be empty, and every one: as on CPU."""
+    image = np.random.default_rng(0).integers(0, 255, (19, 26, 3), np.uint8)
+    for grids, some in ((((), ((0.5, 0.5),)), True), (((), ()), False)):
+        cfg = GenerateConfig(
+            points_per_side=None, point_grids=grids, crop_n_layers=1, floor_pred_iou=0.0, floor_stability=0.0,
+            crop_edge_tolerance=0.0,
+        )  # fmt: skip
+        mine, other = (f(tiny, image, cfg) for f in (gpu_image.find_candidates, find_candidates))
+        assert mine.mask_id.tolist() == other.mask_id.tolist() and (len(mine) > 0) == some
+        assert np.array_equal(mine.crop_index, other.crop_index) and np.array_equal(mine.point, other.point)
+
+
 def test_crops_share_a_batch() -> None:
-    """Crops of a layer go together as far as their prompts fit; a crop with more is cut."""
+    """Crops of a layer go together, at most 16 and as far as their prompts fit; a crop with more is cut."""
     plan = crop_plan(400, 600, GenerateConfig(points_per_side=32, crop_n_layers=2, crop_n_points_downscale_factor=2))
     groups = list(gpu_image.batches(plan, 1024))
     assert [len(group[0].crops) for group in groups] == [1, 4, 16] and [len(group) for group in groups] == [1, 1, 1]
@@ -311,3 +325,5 @@ def test_crops_share_a_batch() -> None:
     assert [len(group) for group in groups] == [6, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1]
     prompts = np.concatenate([batch.prompts() for group in groups for batch in group])
     assert sorted(prompts.tolist()) == list(range(3072))
+    few = crop_plan(400, 600, GenerateConfig(points_per_side=2, crop_n_layers=3))
+    assert [len(group[0].crops) for group in gpu_image.batches(few, 1024)] == [1, 4, 16, 16, 16, 16, 16]
