@@ -2,7 +2,7 @@
 
 Two masks match if their IoU is at least 0.99 or they differ in at most 2 pixels; each mask matches at most once. A mask
 without a match is a miss. It is excused only if a score that decides about it lies within 1e-5 of its threshold, where
-rounding may go either way, and it is listed all the same.
+rounding may go either way, and it is listed all the same. A threshold that is off (0, of NMS 1) decides nothing.
 """
 
 from collections.abc import Sequence
@@ -124,11 +124,11 @@ def explain(
     margins: dict[str, float] = {}
     for name in ("predicted_iou", "stability_score"):
         threshold = thresholds.pred_iou_thresh if name == "predicted_iou" else thresholds.stability_score_thresh
-        if record[name] is not None:
+        if record[name] is not None and threshold > 0:
             margins[f"{name} {record[name]:.7f}"] = abs(record[name] - threshold)
-    for other in others:  # what the other side kept may have suppressed it
+    limits = [limit for limit in (thresholds.box_nms_thresh, thresholds.crop_nms_thresh) if limit < 1]
+    for other in others if limits else ():  # what the other side kept may have suppressed it
         overlap = box_iou(record["bbox"], other["bbox"])
-        limits = (thresholds.box_nms_thresh, thresholds.crop_nms_thresh)
         margins[f"box IoU {overlap:.7f}"] = min(abs(overlap - limit) for limit in limits)
     score = min(margins, key=lambda name: margins[name], default="none")
     margin = margins.get(score, float("inf"))

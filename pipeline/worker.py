@@ -52,7 +52,6 @@ class SamSegmenter:
         # Part of the recipe: another number of threads rounds sums in another order (promise 4).
         torch.set_num_threads(job.config.generate.threads)
         self.config = job.config
-        torch.backends.cudnn.allow_tf32 = False  # float32 means float32, in convolutions too
         name, checkpoint = job.config.model.name, job.config.model.checkpoint
         self.model = load_model(name, checkpoint, job.device, job.config.generate.precision)
 

@@ -22,7 +22,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--config", metavar="YAML", help="A config file, or a name: default, sa1b."),
             click.option("--filter", "filter_name", metavar="NAME|YAML", help="Thresholds: default, sa1b, or a file."),
             click.option("--set", "assignments", multiple=True, metavar="key=value", help="Change one config key."),
-            click.option("--device", metavar="D", help="cpu, cuda, cuda:1 ... Default: a GPU where there is one."),
+            click.option("--device", metavar="D", help="cpu, cuda; without Ray cuda:1 ... Default: a GPU if any."),
         )
     ):
         command = option(command)
@@ -45,14 +45,22 @@ def debugging() -> bool:
 
 
 def check_device(device: str | None, here: bool, name: str = "--device") -> None:
-    """Refuse what is no device, or one that is missing where the work runs `here`, not on a cluster; `name`: of the
-    option."""
+    """Refuse what is no device, one that is missing where the work runs `here`, and a numbered one where Ray's
+    processes do it; `name`: of the option."""
     if device is None:
         return
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise UserError(f"{name} {device!r} is no device: expected cpu, cuda or cuda:N")
+    if not here and ":" in device:
+        raise UserError(
+            f"{name} {device!r}: each of Ray's processes sees a GPU of its own as cuda: give cuda, or leave Ray out "
+            f"(--engine local, --processes 1)"
+        )
     if here and device != "cpu":
         import torch
 
         if not torch.cuda.is_available():
             raise UserError(f"{name} {device!r}: torch finds no CUDA GPU here; leave {name} out to use the CPU")
+        have, number = torch.cuda.device_count(), int(device.partition(":")[2] or 0)
+        if number >= have:
+            raise UserError(f"{name} {device!r}: torch finds {have} CUDA GPUs here: the last one is cuda:{have - 1}")

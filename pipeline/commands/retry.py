@@ -12,7 +12,7 @@ from maskmill.pipeline.commands.common import check_device, debugging, stop_resu
 @click.argument("build")
 @click.option("--checkpoint", metavar="FILE", help="Where the build's weights lie now. Default: where they were.")
 @click.option("--set", "assignments", multiple=True, metavar="run.key=value", help="Change one key of run.")
-@click.option("--device", metavar="D", help="cpu, cuda, cuda:1 ... Default: a GPU where there is one.")
+@click.option("--device", metavar="D", help="cpu, cuda; without Ray cuda:1 ... Default: a GPU if any.")
 @click.option("--engine", type=click.Choice(["ray", "local"]), default="ray", show_default=True)
 @click.option("--quiet", is_flag=True, help="Say nothing on the way.")
 def retry(

@@ -7,6 +7,7 @@ changes a row. Names and defaults are the official generator's where it has one 
 import contextlib
 import dataclasses
 import difflib
+import itertools
 import types
 import typing
 from dataclasses import MISSING, dataclass, field
@@ -20,6 +21,8 @@ from maskmill.errors import UserError
 
 CONFIGS = files("maskmill") / "configs"
 PRECISIONS = ("float32", "bfloat16", "float16")
+MAX_CROP_LAYERS = 6
+NO_YAML = (yaml.YAMLError, ValueError)  # ValueError: PyYAML of what looks like a date or a number and is none
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,21 @@ class GenerateConfig:
             raise UserError("generate: give exactly one of points_per_side and point_grids, and set the other to null")
         at_least("generate", self, {"points_per_batch": 1, "crop_n_layers": 0, "crop_n_points_downscale_factor": 1})
         at_least("generate", self, {"threads": 1, "floor_pred_iou": 0.0, "floor_stability": 0.0})
-        at_least("generate", self, {"crop_edge_tolerance": 0.0, "max_image_mpx": 0.0})
+        at_least("generate", self, {"crop_edge_tolerance": 0.0, "stability_score_offset": 0.0})
+        if not self.max_image_mpx > 0:
+            raise UserError(f"generate.max_image_mpx is {self.max_image_mpx:g}: it must lie above 0")
         if self.max_image_mpx > 536:  # 2**29 pixels: beyond, pycocotools' rleToString overruns its buffer
             raise UserError(f"generate.max_image_mpx is {self.max_image_mpx:g}: COCO's RLE code holds at most 536 Mpx")
+        if self.crop_n_layers > MAX_CROP_LAYERS:
+            raise UserError(
+                f"generate.crop_n_layers is {self.crop_n_layers}: it must be at most {MAX_CROP_LAYERS}, which has "
+                f"{4**MAX_CROP_LAYERS} crops in its last layer"
+            )
         if self.points_per_side is not None:
             at_least("generate", self, {"points_per_side": 1})
+        for point in itertools.chain.from_iterable(self.point_grids or ()):
+            if not all(0 <= place <= 1 for place in point):
+                raise UserError(f"generate.point_grids has {list(point)}: points lie in [0, 1], as shares of a crop")
         if self.point_grids is not None and len(self.point_grids) != self.crop_n_layers + 1:
             raise UserError(
                 f"generate.point_grids has {len(self.point_grids)} grids: crop_n_layers={self.crop_n_layers} needs "
@@ -135,9 +148,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         at_least("run", self, {"unit_size": 1, "max_retries": 0, "object_store_mb": 80, "grace_s": 0})
         at_least("run", self, {"image_timeout_s": 0.1})
-        for name in ("actors", "images_in_flight"):
+        for name, least in {"actors": 1, "images_in_flight": 1, "gpus_per_actor": 0, "cpus_per_actor": 0}.items():
             if getattr(self, name) is not None:
-                at_least("run", self, {name: 1})
+                at_least("run", self, {name: least})
 
 
 @dataclass(frozen=True)
@@ -220,7 +233,7 @@ def convert(hint: Any, value: Any, path: str) -> Any:
             raise UserError(f"config key {path!r} is {value!r}: expected {len(inner)} values")
         return tuple(convert(h, v, path) for h, v in zip(inner, value, strict=True))
     if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-1 as text
+        with contextlib.suppress(ValueError, OverflowError):  # YAML 1.1 reads 1e-1 as text
             return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise UserError(f"config key {path!r} is {value!r}: expected {hint.__name__}")
@@ -269,7 +282,7 @@ def read_yaml(kind: str, name: str) -> dict[str, Any]:
         text = (CONFIGS / kind / f"{name}.yaml").read_text()
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as e:
+    except NO_YAML as e:
         raise UserError(f"config file {name!r} is not YAML: {' '.join(str(e).split())}") from e
     if not isinstance(tree, dict | None):
         raise UserError(f"config file {name!r} holds {type(tree).__name__}: expected a mapping of keys")
@@ -303,7 +316,7 @@ def parse_set(assignments: list[str] | tuple[str, ...]) -> dict[str, Any]:
             raise UserError(f"--set {text!r}: expected section.key=value, for instance filter.pred_iou_thresh=0.9")
         try:
             leaf = yaml.safe_load(value)
-        except yaml.YAMLError as e:
+        except NO_YAML as e:
             raise UserError(f"--set {text!r}: {value!r} is no YAML value: quote it, or mend its brackets") from e
         for part in reversed(parts):
             leaf = {part: leaf}

@@ -81,6 +81,19 @@ def test_neighbours_do_not_matter() -> None:
         assert np.array_equal(a.predicted_iou, b.predicted_iou)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device here")
+def test_a_second_device() -> None:
+    """A model that is not on the current device finds what its twin there finds."""
+    from maskmill import load_model
+    from maskmill.config import GenerateConfig
+    from maskmill.generate.candidates import find_candidates
+
+    cfg = GenerateConfig(points_per_side=16, points_per_batch=256, floor_pred_iou=0.25, floor_stability=0.6)
+    one, two = (find_candidates(load_model("nano", device=f"cuda:{i}"), rendered()["odd"], cfg) for i in (0, 1))
+    assert len(one) > 0 and np.array_equal(one.mask_id, two.mask_id)
+    assert torch.cuda.current_device() == 0
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision(precision: str) -> None:
     """Nearly the masks of float32 on the same device."""

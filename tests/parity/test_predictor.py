@@ -83,13 +83,13 @@ def test_predict_torch_batch(predictors: tuple[SamPredictor, Predictor]) -> None
 
 
 def test_many_prompts_at_once(predictors: tuple[SamPredictor, Predictor]) -> None:
-    """More than the decoder takes at a time, each with a box, a point and a mask of its own."""
+    """More than the decoder takes at a time, each with a box, a point and no mask, its own or that of all."""
     generator = torch.Generator().manual_seed(0)
     points = torch.rand(21, 1, 2, generator=generator) * 200
     boxes = torch.cat([points - 30, points + 30], dim=1).flatten(1)
     masks = torch.randn(21, 1, SIZE // 4, SIZE // 4, generator=generator) * 4
     labels = torch.ones(21, 1, dtype=torch.int)
-    for mask in (None, masks):
+    for mask in (None, masks, masks[:1]):
         theirs, ours = (p.predict_torch(points, labels, boxes, mask, return_logits=True) for p in predictors)
         same(*(tuple(x.numpy() for x in side) for side in (theirs, ours)))
 
@@ -146,12 +146,50 @@ def test_no_image(nano: Pair) -> None:
         predictor.get_image_embedding()
 
 
+def test_an_image_that_fails_leaves_none(nano: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No prompt may meet the image before."""
+    pixels = torch.zeros(1, 3, SIZE, SIZE)
+    for fails in (lambda p: p.set_image(IMAGES["wide"]), lambda p: p.set_torch_image(pixels, (SIZE, SIZE))):
+        predictor = Predictor(nano.ours)
+        predictor.set_image(IMAGES["tall"])
+        with monkeypatch.context() as patch, pytest.raises(torch.cuda.OutOfMemoryError):
+            patch.setattr(nano.ours.image_encoder, "embed", out_of_memory)
+            fails(predictor)
+        assert not predictor.is_image_set
+        with pytest.raises(RuntimeError, match="set_image"):
+            predictor.predict(**PROMPTS["point"])
+
+
+def out_of_memory(pixels: torch.Tensor) -> torch.Tensor:
+    raise torch.cuda.OutOfMemoryError
+
+
+@pytest.mark.parametrize("size", [(240, 380), (333, 217), (SIZE, SIZE), (31, 1000)], ids=str)
+def test_transform(size: tuple[int, int], nano: Pair) -> None:
+    """`predictor.transform` is the official ResizeLongestSide; what it is given stays as it was."""
+    theirs, ours = SamPredictor(nano.official).transform, Predictor(nano.ours).transform
+    assert theirs.target_length == ours.target_length
+    image = render(24, *size)
+    assert np.array_equal(theirs.apply_image(image), ours.apply_image(image))
+    boxes = np.random.default_rng(1).uniform(0, size[0], (5, 4))
+    for given in (boxes, boxes.astype(int), boxes.astype(np.float32)):
+        for name in ("apply_boxes", "apply_coords"):
+            array = given if name == "apply_boxes" else given.reshape(5, 2, 2)
+            a, b = (getattr(t, name)(array, size) for t in (theirs, ours))
+            assert a.dtype == b.dtype and np.array_equal(a, b)
+            tensor = torch.from_numpy(array)
+            a, b = (getattr(t, f"{name}_torch")(tensor, size) for t in (theirs, ours))
+            assert a.dtype == b.dtype and torch.equal(a, b) and torch.equal(tensor, torch.from_numpy(array))
+
+
 def test_wrong_use_is_named(nano: Pair) -> None:
     predictor = Predictor(nano.ours)
     with pytest.raises(UserError, match="'HSV'"):
         predictor.set_image(IMAGES["tall"], image_format="HSV")
     with pytest.raises(UserError, match=f"long side {SIZE}"):
         predictor.set_torch_image(torch.zeros(1, 3, 100, 100), (100, 100))
+    with pytest.raises(UserError, match="expected 1 x 3 x h x w"):
+        predictor.set_torch_image(torch.zeros(1, 1, SIZE, SIZE), (100, 100))
     predictor.set_image(IMAGES["tall"])
     with pytest.raises(UserError, match="point_labels"):
         predictor.predict(point_coords=POINTS)

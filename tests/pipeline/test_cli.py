@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from maskmill.pipeline.cli import main
+from maskmill.pipeline.commands.common import check_device
 from tests.pipeline.conftest import QUICK, drawing, png
 
 SETTINGS = [word for s in QUICK for word in ("--set", s)]
@@ -72,6 +73,19 @@ def test_bad_image_sets(make: Callable[[Path], Path], tmp_path: Path) -> None:
 )
 def test_bad_settings(more: tuple[str, ...], words: str, photos: Path, tmp_path: Path) -> None:
     assert words in complaint(generate(photos, tmp_path / "b", *more))
+
+
+def test_a_numbered_gpu_must_exist_and_be_ones_own(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the last GPU, and with Ray, whose processes each see one GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_device("cuda:1", here=True)
+    check_device("cuda", here=False)
+    assert "2 CUDA GPUs here: the last one is cuda:1" in complaint(generate(photos, tmp_path / "b", "--device=cuda:2"))
+    ray = generate(photos, tmp_path / "b", "--engine", "ray", "--device", "cuda:1")
+    assert "--device 'cuda:1': each of Ray's processes" in complaint(ray)
 
 
 def test_wrong_checkpoints(photos: Path, tmp_path: Path) -> None:

@@ -123,6 +123,18 @@ def test_which_model(file: Path) -> None:
         ("generate: {points_per_batch: 0}", ("generate.points_per_batch is 0", "at least 1")),
         ("filter: {box_nms_thresh: -0.1}", ("filter.box_nms_thresh is -0.1", "at least 0")),
         ("run: {actors: 0}", ("run.actors is 0", "at least 1")),
+        ("run: {gpus_per_actor: -1}", ("run.gpus_per_actor is -1", "at least 0")),
+        ("run: {cpus_per_actor: .nan}", ("run.cpus_per_actor is nan", "at least 0")),
+        ("generate: {stability_score_offset: -0.5}", ("stability_score_offset is -0.5", "at least 0")),
+        ("generate: {stability_score_offset: .nan}", ("stability_score_offset is nan", "at least 0")),
+        ("generate: {max_image_mpx: 0}", ("max_image_mpx is 0", "above 0")),
+        ("generate: {max_image_mpx: .nan}", ("max_image_mpx is nan", "above 0")),
+        ("generate: {crop_n_layers: 7}", ("crop_n_layers is 7", "at most 6")),
+        ("generate: {point_grids: [[[0.5, 1.5]]], points_per_side: null}", ("[0.5, 1.5]", "in [0, 1]")),
+        ("generate: {point_grids: [[[.nan, 0]]], points_per_side: null}", ("[nan, 0.0]", "in [0, 1]")),
+        (f"filter: {{pred_iou_thresh: {'9' * 400}}}", ("filter.pred_iou_thresh", "expected float")),
+        ("run: {unit_size: 2024-13-45}", ("is not YAML", "month")),
+        ("run: {unit_size: 0x_}", ("is not YAML",)),
         ("- 1", ("holds list", "expected a mapping")),
         ("a: [", ("is not YAML",)),
         ("model: {name: vitb}", ("unknown model 'vitb'", "did you mean 'vit_b'")),
@@ -192,6 +204,11 @@ def test_tree_round_trip() -> None:
 
 def test_set_with_broken_yaml() -> None:
     refused("filter.box_nms_thresh=[", assignments=("filter.box_nms_thresh=[",))
+
+
+@pytest.mark.parametrize("value", ["2024-13-45", "0x_"])
+def test_set_with_what_looks_like_a_date_or_a_number(value: str) -> None:
+    refused(f"run.unit_size={value}", "no YAML value", assignments=(f"run.unit_size={value}",))
 
 
 def test_set_with_an_exponent() -> None:

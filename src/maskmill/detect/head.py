@@ -17,7 +17,7 @@ from maskmill.config import at_least
 from maskmill.detect.boxes import Boxes
 from maskmill.errors import UserError
 from maskmill.masks.boxes import nms
-from maskmill.sam.common import LayerNorm2d
+from maskmill.sam.common import LayerNorm2d, plain_float32
 
 CANDIDATES = 2000  # the best of an image's boxes before NMS
 
@@ -103,7 +103,8 @@ def detect(
     img_size pixels; size (height, width) of the image itself.
     """
     cfg = head.cfg
-    logits, sides = head(embedding.float())
+    with plain_float32(embedding):
+        logits, sides = head(embedding.float())
     scores, boxes = logits.sigmoid().flatten(), to_xyxy(sides).permute(0, 1, 3, 4, 2).reshape(-1, 4)
     best = scores.argsort(descending=True, stable=True)[:CANDIDATES]
     limit = boxes.new_tensor([input_size[1], input_size[0]]).repeat(2) / img_size

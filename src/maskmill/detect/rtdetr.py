@@ -22,6 +22,7 @@ from maskmill.config import at_least
 from maskmill.detect.boxes import Boxes, Seen
 from maskmill.detect.train import DetectorTraining, batches, need_examples, rate
 from maskmill.errors import UserError
+from maskmill.sam.common import plain_float32
 from maskmill.storage.files import at, write_bytes
 
 FINE_TUNING = DetectorTraining(steps=2000, batch_size=4, lr=1e-4, weight_decay=1e-4, warmup=100)
@@ -70,7 +71,9 @@ class RtDetr:
     @torch.no_grad()
     def __call__(self, seen: Seen) -> Boxes:
         height, width = seen.image.shape[:2]
-        out = self.model(pixel_values=pixels(seen.image, self.image_size)[None].to(self.model.device))
+        x = pixels(seen.image, self.image_size)[None].to(self.model.device)
+        with plain_float32(x):
+            out = self.model(pixel_values=x)
         scores, order = out.logits[0].sigmoid().amax(-1).sort(descending=True, stable=True)
         center, sides = out.pred_boxes[0, order].split(2, dim=-1)
         size = center.new_tensor([width, height])

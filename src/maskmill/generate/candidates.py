@@ -30,7 +30,8 @@ def find_candidates(model: Sam, image: np.ndarray, cfg: GenerateConfig) -> MaskT
     if model.device.type == "cuda":
         from maskmill.generate import gpu_image  # needs Triton, which only machines with a GPU must have
 
-        return gpu_image.find_candidates(model, image, cfg)
+        with torch.cuda.device(model.device):  # Triton launches on the current device, whatever the tensors' is
+            return gpu_image.find_candidates(model, image, cfg)
     height, width = image.shape[:2]
     parts = [part for crop in crop_plan(height, width, cfg) for part in crop_candidates(model, image, crop, cfg)]
     return MaskTable.concat(height, width, parts)

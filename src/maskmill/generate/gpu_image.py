@@ -1,9 +1,9 @@
 """One image on a CUDA device: crops in batches, their prompts in batches, everything else as gpu.py has it.
 
-Crops of one layer go through the encoder together, and their prompts through the decoder, `points_per_batch` at a time:
-the 16 small crops of SA-1B's plan are one batch of 1024. What is in a batch depends on the image's size alone, never
-on other images. The host waits for the device once a batch, to learn which masks passed the predicted-IoU floor, and
-once an image, for the candidates; other threads' images keep the device busy meanwhile.
+Crops of one layer go through the encoder together, at most 16, and their prompts through the decoder,
+`points_per_batch` at a time: the 16 small crops of SA-1B's plan are one batch of 1024. What is in a batch depends on
+the image's size alone, never on other images. The host waits for the device once a batch, to learn which masks passed
+the predicted-IoU floor, and once an image, for the candidates; other threads' images keep the device busy meanwhile.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,10 +22,12 @@ from maskmill.masks.table import TOKENS, MaskTable
 from maskmill.sam.sam import Sam
 from maskmill.sam.transformer import SharedImage
 
+MAX_CROPS = 16  # in the encoder together: what SA-1B's plan needs, whatever room its prompts would have
+
 
 @dataclass(frozen=True)
 class Batch:
-    """The points start..stop of each of some crops that follow one another in the plan and have equally many."""
+    """The points start..stop of each of some crops of a layer that follow one another in the plan."""
 
     first: int  # its first crop's place in the plan
     crops: tuple[Crop, ...]
@@ -39,23 +41,24 @@ class Batch:
 
 
 def batches(plan: Sequence[Crop], capacity: int) -> Iterator[list[Batch]]:
-    """The plan in groups of crops that are encoded together, each cut into batches of at most `capacity` points."""
+    """The plan in groups of crops that are encoded together, each cut into batches of at most `capacity` points. All
+    crops have points, those of a layer equally many."""
     first = 0
     while first < len(plan):
         points = len(plan[first].points)
-        last = first + 1
-        while last < len(plan) and len(plan[last].points) == points and (last + 1 - first) * points <= capacity:
-            last += 1
-        crops = tuple(plan[first:last])
+        fitting = plan[first : first + max(1, min(MAX_CROPS, capacity // points))]
+        crops = tuple(crop for crop in fitting if crop.layer == fitting[0].layer)
         yield [Batch(first, crops, i, min(i + capacity, points)) for i in range(0, points, capacity)]
-        first = last
+        first += len(crops)
 
 
 @torch.inference_mode()
 def find_candidates(model: Sam, image: np.ndarray, cfg: GenerateConfig) -> MaskTable:
     """All candidates of an H x W x 3 uint8 RGB image, by mask_id."""
     height, width = image.shape[:2]
-    plan = [crop for crop in crop_plan(height, width, cfg) if crop.width > 0 and crop.height > 0]
+    plan = [crop for crop in crop_plan(height, width, cfg) if crop.width > 0 and crop.height > 0 and len(crop.points)]
+    if not plan:
+        return MaskTable.empty(height, width)
     sizes = tuple(CropSize(crop.box, model.input_size(crop.height, crop.width)) for crop in plan)
     low = 4 * model.prompt_encoder.image_embedding_size[0]
     tables = make_tables((height, width), sizes, low, model.img_size, model.device)

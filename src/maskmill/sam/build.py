@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,30 +11,44 @@ import torch
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from maskmill.config import read_yaml
+from maskmill.config import PRECISIONS, from_tree, read_yaml
 from maskmill.errors import UserError
 from maskmill.sam.image_encoder import ImageEncoderConfig
 from maskmill.sam.input_size import sized_as
 from maskmill.sam.mask_decoder import MaskDecoderConfig
 from maskmill.sam.precision import cast
 from maskmill.sam.sam import ModelConfig, Sam
-from maskmill.sam.transformer import TwoWayTransformerConfig
 
 WEIGHTS = files("maskmill") / "sam" / "weights"
 
 
+@dataclass(frozen=True)
+class PromptEncoderConfig:
+    mask_in_chans: int
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The part of a file of configs/model that says what is built."""
+
+    image_encoder: ImageEncoderConfig
+    prompt_encoder: PromptEncoderConfig
+    mask_decoder: MaskDecoderConfig
+
+
 def load_config(name: str) -> ModelConfig:
-    """The architecture of model `name`."""
+    """The architecture of model `name`. UserError: no such model, or a file that does not describe one."""
     tree = read_yaml("model", name)
-    encoder = dict(tree["image_encoder"])
-    encoder["global_attn_indexes"] = tuple(encoder["global_attn_indexes"])
-    decoder = dict(tree["mask_decoder"])
-    transformer = TwoWayTransformerConfig(**decoder.pop("transformer"))
+    parts = {f.name: tree[f.name] for f in fields(Architecture) if f.name in tree}
+    try:
+        made = from_tree(Architecture, parts)
+    except UserError as e:
+        raise UserError(f"model {name!r}: {e}") from e
     return ModelConfig(
         name=name,
-        image_encoder=ImageEncoderConfig(**encoder),
-        mask_decoder=MaskDecoderConfig(**decoder, transformer=transformer),
-        mask_in_chans=tree["prompt_encoder"]["mask_in_chans"],
+        image_encoder=made.image_encoder,
+        mask_decoder=made.mask_decoder,
+        mask_in_chans=made.prompt_encoder.mask_in_chans,
         checkpoint=tree.get("checkpoint", ""),
     )
 
@@ -56,8 +71,10 @@ def load_model(
         checkpoint: Meta's published .pth, or a .safetensors with the same names.
         device: default: the first CUDA GPU, else the CPU.
         precision: float32, bfloat16 or float16; precision.py says what stays float32.
-    Raises: UserError, in one line, for an unknown name or a missing, truncated or foreign file.
+    Raises: UserError, in one line, for an unknown name or precision, or a missing, truncated or foreign file.
     """
+    if precision not in PRECISIONS:
+        raise UserError(f"precision is {precision!r}: known values: {', '.join(PRECISIONS)}")
     cfg = load_config(name)
     data = read_checkpoint(cfg, checkpoint)
     state = parse_weights(data, checkpoint or cfg.checkpoint)

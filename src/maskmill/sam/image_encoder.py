@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskmill.sam.common import LayerNorm2d, MLPBlock
+from maskmill.sam.common import LayerNorm2d, MLPBlock, plain_float32
 from maskmill.sam.detail import Detail
 
 # What a CPU works on at a time, to keep it in its cache: attention scores, and tokens of an MLP.
@@ -68,7 +68,11 @@ class ImageEncoderViT(nn.Module):
         return next(self.neck.parameters()).dtype
 
     def forward(self, pixels: Tensor) -> Tensor:
-        pixels = pixels.to(self.dtype)
+        with plain_float32(pixels):
+            return self.embed(pixels.to(self.dtype))
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """`forward` of pixels in the encoder's own dtype."""
         x = self.patch_embed(pixels)
         pos: Tensor = self.pos_embed
         if pos.shape[1:3] != x.shape[1:3]:

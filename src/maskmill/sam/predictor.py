@@ -6,6 +6,7 @@ from torch import Tensor
 
 from maskmill.errors import UserError
 from maskmill.sam.sam import Sam
+from maskmill.sam.transform import ResizeLongestSide
 from maskmill.sam.transformer import SharedImage
 
 
@@ -14,6 +15,7 @@ class Predictor:
 
     def __init__(self, model: Sam) -> None:
         self.model = model
+        self.transform = ResizeLongestSide(model.img_size)
         self.reset_image()
 
     def reset_image(self) -> None:
@@ -33,6 +35,7 @@ class Predictor:
         """Embed an H x W x 3 uint8 image; `image_format` is RGB or BGR."""
         if image_format not in ("RGB", "BGR"):
             raise UserError(f"image_format is {image_format!r}: expected RGB or BGR")
+        self.reset_image()  # before what may fail: no prompt must meet the image before
         rgb = image if image_format == "RGB" else np.ascontiguousarray(image[..., ::-1])
         self.features, self.input_size = self.model.encode(rgb)
         self.original_size = (image.shape[0], image.shape[1])
@@ -41,13 +44,14 @@ class Predictor:
     @torch.no_grad()
     def set_torch_image(self, transformed_image: Tensor, original_image_size: tuple[int, int]) -> None:
         """Embed a 1 x 3 x h x w image of 0-255 whose long side is already the model's input size."""
-        if transformed_image.ndim != 4 or max(transformed_image.shape[-2:]) != self.model.img_size:
+        shape = tuple(transformed_image.shape)
+        if len(shape) != 4 or shape[1] != 3 or max(shape[2:]) != self.model.img_size:
             raise UserError(
-                f"transformed_image is {tuple(transformed_image.shape)}: expected 1 x 3 x h x w with long side "
-                f"{self.model.img_size}"
+                f"transformed_image is {shape}: expected 1 x 3 x h x w with long side {self.model.img_size}"
             )
+        self.reset_image()
         self.features = self.model.image_encoder(self.model.preprocess(transformed_image))
-        self.input_size = (transformed_image.shape[-2], transformed_image.shape[-1])
+        self.input_size = (shape[2], shape[3])
         self.original_size = original_image_size
         self.is_image_set = True
 
@@ -72,9 +76,7 @@ class Predictor:
 
     def scale(self, coords: np.ndarray) -> np.ndarray:
         """... x 2 (x, y) in image pixels -> in input pixels, float64."""
-        height, width = self.model.input_size(*self.original_size)  # not self.input_size: set_torch_image may round it
-        factor = np.array([width / self.original_size[1], height / self.original_size[0]])
-        return coords.astype(np.float64) * factor
+        return self.transform.apply_coords(coords, self.original_size)  # not by input_size, which may be rounded
 
     def predict(
         self,
@@ -118,6 +120,7 @@ class Predictor:
         return_logits: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Masks for B objects: points B x N x 2 and labels B x N, boxes B x 4, masks B x 1 x 4h x 4w, in input pixels.
+        One mask (1 x 1 x 4h x 4w) is that of every object.
 
         Returns: masks B x C x H x W, predicted IoU B x C, low-resolution logits B x C x 4h x 4w.
         """
@@ -128,6 +131,7 @@ class Predictor:
         sparse, dense = self.model.prompt_encoder(points=points, boxes=boxes, masks=mask_input)
         shared, chosen = self.shared_image(), slice(1, None) if multimask_output else slice(0, 1)
         decoder, parts = self.model.mask_decoder, []
+        dense = dense.expand(len(sparse), -1, -1, -1)
         for some, maps in zip(*(x.split(shared.batch_size(len(sparse))) for x in (sparse, dense)), strict=True):
             if mask_input is not None:  # then each prompt has image tokens of its own
                 pe = self.model.prompt_encoder.get_dense_pe()

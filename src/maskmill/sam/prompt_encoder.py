@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from maskmill.sam.common import LayerNorm2d
+from maskmill.sam.common import LayerNorm2d, plain_float32
 
 Points = tuple[Tensor, Tensor]
 
@@ -82,7 +82,8 @@ class PromptEncoder(nn.Module):
         if boxes is not None:
             sparse = torch.cat([sparse, self.embed_boxes(boxes)], dim=1)
         if masks is not None:
-            return sparse, self.mask_downscaling(masks)
+            with plain_float32(masks):
+                return sparse, self.mask_downscaling(masks)
         dense = self.no_mask_embed.weight.reshape(1, -1, 1, 1)
         return sparse, dense.expand(batch, -1, *self.image_embedding_size)
 

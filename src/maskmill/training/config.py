@@ -48,7 +48,7 @@ class TrainModel:
                 "keep it without being asked"
             )
         if self.img_size is not None:
-            patch = read_yaml("model", self.name)["image_encoder"].get("patch_size", 16)
+            patch = read_yaml("model", self.name).get("image_encoder", {}).get("patch_size", 16)
             if self.img_size < patch or self.img_size % patch:
                 raise UserError(
                     f"model.img_size is {self.img_size}: expected a multiple of the patches of {self.name!r}, "

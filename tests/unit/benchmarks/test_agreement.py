@@ -81,6 +81,14 @@ def test_a_box_at_the_nms_threshold_excuses() -> None:
     assert [miss.excused for miss in out.misses] == [False]
 
 
+def test_a_threshold_that_is_off_excuses_nothing() -> None:
+    """Scores of 0, and boxes that are equal: near no threshold, as none decides."""
+    off = Thresholds(0.0, 0.0, 1.0, 1.0)
+    lost = record((0, 0, 11, 11), holes=11, iou=0.0, stability=0.0)
+    out = agree([record((0, 0, 11, 11)), lost], [record((0, 0, 11, 11))], off)
+    assert [(miss.score, miss.excused) for miss in out.misses] == [("none", False)]
+
+
 def test_what_a_peer_does_not_tell_excuses_nothing() -> None:
     silent = record((0, 0, 9, 9)) | {"stability_score": None}
     assert agree([silent], [], Thresholds()).unexcused == 1

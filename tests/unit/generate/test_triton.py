@@ -3,14 +3,22 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from maskmill.config import GenerateConfig
 from maskmill.generate import gpu_tables
-from tests.unit.generate import dense
+from maskmill.generate.candidates import find_candidates
+from maskmill.masks.table import MaskTable
+from maskmill.sam.sam import Sam
+from tests.unit.generate import dense, fake
 
 pytestmark = pytest.mark.skipif(
     find_spec("triton") is None, reason="triton is not installed (there are wheels for Linux)"
@@ -26,6 +34,30 @@ def test_in_the_interpreter() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "triton_interpreted.py")]
     done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_kernels_run_on_the_models_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton launches on the current device, which need not be the model's: tests/gpu does it with two devices."""
+    from maskmill.generate import gpu_image
+
+    current = ["cuda:0"]
+
+    @contextmanager
+    def device(wanted: torch.device) -> Iterator[None]:
+        current.append(str(wanted))
+        yield
+        current.pop()
+
+    def on_device(model: Sam, image: np.ndarray, cfg: GenerateConfig) -> MaskTable:
+        assert current[-1] == "cuda:1"
+        return MaskTable.empty(*image.shape[:2])
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(gpu_image, "find_candidates", on_device)
+    model = fake.FakeSam()
+    model.device = torch.device("cuda:1")
+    assert len(find_candidates(model, np.zeros((4, 5, 3), np.uint8), GenerateConfig())) == 0  # type: ignore[arg-type]
+    assert current == ["cuda:0"]
 
 
 def test_compiled_arithmetic(tmp_path: Path) -> None:

@@ -301,8 +301,22 @@ def test_waits_of_an_image(settings: dict[str, Any], batches: int, tiny: Sam, mo
     assert sum(len(masks.logits) for masks in launched) > 16
 
 
+@pytest.mark.parametrize("grids", [((), ((0.5, 0.5),)), (((0.5, 0.5),), ()), ((), ())], ids=str)
+def test_crops_without_points(grids: Any, tiny: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer's grid may be empty, and every one: the prompts are those on CPU."""
+    launched: list[int] = []
+    monkeypatch.setattr(gpu_image, "launch", lambda masks, *_: launched.extend(masks.ids.tolist()) or [])
+    cfg = GenerateConfig(
+        points_per_side=None, point_grids=grids, crop_n_layers=1, floor_pred_iou=0.0, floor_stability=0.0,
+        crop_edge_tolerance=0.0,
+    )  # fmt: skip
+    image = np.random.default_rng(0).integers(0, 255, (19, 26, 3), np.uint8)
+    gpu_image.find_candidates(tiny, image, cfg)
+    assert launched == list(range(3 * (len(grids[0]) + 4 * len(grids[1]))))
+
+
 def test_crops_share_a_batch() -> None:
-    """Crops of a layer go together as far as their prompts fit; a crop with more is cut."""
+    """Crops of a layer go together, at most 16 and as far as their prompts fit; a crop with more is cut."""
     plan = crop_plan(400, 600, GenerateConfig(points_per_side=32, crop_n_layers=2, crop_n_points_downscale_factor=2))
     groups = list(gpu_image.batches(plan, 1024))
     assert [len(group[0].crops) for group in groups] == [1, 4, 16] and [len(group) for group in groups] == [1, 1, 1]
@@ -311,3 +325,5 @@ def test_crops_share_a_batch() -> None:
     assert [len(group) for group in groups] == [6, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1]
     prompts = np.concatenate([batch.prompts() for group in groups for batch in group])
     assert sorted(prompts.tolist()) == list(range(3072))
+    few = crop_plan(400, 600, GenerateConfig(points_per_side=2, crop_n_layers=3))
+    assert [len(group[0].crops) for group in gpu_image.batches(few, 1024)] == [1, 4, 16, 16, 16, 16, 16]

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
 from maskmill import load_model
+from maskmill.config import read_yaml
 from maskmill.errors import UserError
 from maskmill.sam.build import build_sam, checkpoint_sha256, load_config, parse_weights
 
@@ -47,6 +49,30 @@ def test_unknown_model_names_the_nearest(name: str, near: str) -> None:
 def test_unknown_model_lists_the_known() -> None:
     with pytest.raises(UserError, match=r"known names: .*nano.*vit_b.*vit_h.*vit_l"):
         load_model("zzzz")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"image_encoder": None}, "'image_encoder' is missing"),
+        ({"prompt_encoder": {}}, "'prompt_encoder.mask_in_chans' is missing"),
+        ({"image_encoder": {"dept": 3}}, "'image_encoder.dept': did you mean 'depth'"),
+        ({"mask_decoder": {"transformer": {"depth": "two"}}}, "'mask_decoder.transformer.depth' is 'two'"),
+    ],
+)
+def test_a_model_file_that_describes_none(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    """One line that names the file and the key."""
+    path = tmp_path / "other.yaml"
+    tree = read_yaml("model", "nano") | change
+    path.write_text(yaml.safe_dump({key: value for key, value in tree.items() if value is not None}))
+    with pytest.raises(UserError) as e:
+        load_config(str(path))
+    assert str(path) in str(e.value) and words in str(e.value) and "\n" not in str(e.value)
+
+
+def test_unknown_precision_is_refused_before_loading() -> None:
+    with pytest.raises(UserError, match="precision is 'fp16': known values: float32, bfloat16, float16"):
+        load_model("nano", checkpoint="nowhere.pth", precision="fp16")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
