@@ -155,7 +155,7 @@ def retry(recipe: Recipe, build: UPath, engine: Engine, device: str | None, quie
     for c in found:
         click.echo(f"{c.shard} {c.key}: {'done' if c.after is None else c.after}, was {c.before}")
     good = sum(c.after is None for c in found)
-    masks = masks_of(build, tasks, found)
+    masks = masks_of(build, [task for task in tasks if task not in outcome.left], found)
     click.echo(f"{good} of {len(found)} are done now, with {masks} masks; {len(after)} stay quarantined")
     if not outcome.stopped:
         outcome += bring_along(build, recipe.config.run, engine, click.echo)

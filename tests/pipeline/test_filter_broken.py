@@ -14,7 +14,11 @@ import yaml
 
 from maskmill.config import FilterConfig
 from maskmill.pipeline import drive
+from maskmill.pipeline.engines.local import LocalEngine
 from maskmill.pipeline.filtering.refilter import filter_job, filter_tasks
+from maskmill.pipeline.generate import close_build
+from maskmill.pipeline.retry import retry_tasks
+from maskmill.pipeline.run import run_tasks
 from maskmill.pipeline.supervisor import Supervisor
 from maskmill.pipeline.unit import Job, Task
 from maskmill.pipeline.verify import verify
@@ -63,6 +67,27 @@ def test_a_broken_candidates_file_costs_its_unit_alone(
     aside.replace(victim)
     assert refilter(made, "strict", STRICT) == drive.DONE
     assert len(hashes(made, "strict")) == 3 and list(verify(out, quick=False)) == []
+
+
+@pytest.mark.parametrize("table", ["images", "candidates", "masks/default"])
+def test_a_redo_copies_no_rows_of_a_damaged_file(table: str, source: Path, tmp_path: Path) -> None:
+    """Its unit alone is left; once the file is restored, the same redo is done."""
+    out = tmp_path / "b"
+    job, tasks = blob_job(source, out)
+    ill = [task.without("0000.png", "ProcessDied: of nothing").without("0004.png", "the same") for task in tasks]
+    run_tasks(job, ill, LocalEngine(inside=True), print)
+    build = Build(out)
+    victim = out / build.newest("000001").files[table].path
+    good = victim.read_bytes()
+    damage(victim)
+    left = retry_tasks(out)
+    assert [task.unit.unit for task in left] == ["000000", "000001"]
+    receipts = {r.unit: r.error for r in LocalEngine(inside=True).run(job, left)}
+    words = f"DamagedFile: {table}/{victim.name} is not the file that was committed: restore it from a copy"
+    assert receipts == {"000000": None, "000001": words}
+    victim.write_bytes(good)
+    assert [r.error for r in LocalEngine(inside=True).run(job, retry_tasks(out))] == [None]
+    assert close_build(out) == "closed" and list(verify(out, quick=False)) == []
 
 
 def test_a_worker_that_dies_costs_its_unit_alone(made: Build) -> None:

@@ -21,6 +21,10 @@ NAME = re.compile(r"(?P<unit>.+?)(@(?P<redo>\d+))?\.json")
 Content = bytes  # DataFile has a field of that name
 
 
+class DamagedFile(Exception):
+    """A committed file is gone, or is not what was committed."""
+
+
 @dataclass(frozen=True)
 class DataFile:
     """One committed file; `path` is relative to the build."""
@@ -35,6 +39,16 @@ class DataFile:
         """Write `data` as build/path, whole and synced."""
         write_bytes(build / path, data)
         return cls(path, rows, len(data), hashlib.sha256(data).hexdigest())
+
+    def read(self, build: UPath) -> Content:
+        """Its bytes, exactly as they were committed. DamagedFile if they are not."""
+        try:
+            data = read_bytes(build / self.path)
+        except FileNotFoundError as e:
+            raise DamagedFile(f"{self.path} is missing: restore it from a copy") from e
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise DamagedFile(f"{self.path} is not the file that was committed: restore it from a copy")
+        return data
 
 
 @dataclass(frozen=True)
