@@ -56,7 +56,8 @@ def retry_tasks(path: str | Path | UPath) -> list[Task]:
     build = at(path)
     ledger = Ledger(build)
     redos = ledger.redos()
-    ill = {m.unit for m in ledger.manifests() if m.quarantined}
+    # another driver may commit meanwhile: a unit that is new since then has its turn next time
+    ill = {m.unit for m in ledger.manifests() if m.quarantined and m.unit in redos}
     return [Task(u, redos[u.unit] + 1) for u in read_plan(build / "plan.parquet") if u.unit in ill]
 
 

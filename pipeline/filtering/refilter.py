@@ -87,8 +87,9 @@ def filter_tasks(build: Build, name: str) -> list[Task]:
 
     Its redo is that of the images it reads, so a filter of older images that is still at work can never take its place.
     """
-    ledger, redos = build.ledger(f"masks/{name}"), Ledger(build.path).redos()
+    ledger = build.ledger(f"masks/{name}")
     made, todo = ledger.redos(), set(outdated(build, name))
+    redos = Ledger(build.path).redos()  # last: another driver may commit meanwhile, and each of `todo` must be here
     units = sorted(read_plan(build.path / "plan.parquet"), key=lambda u: (-u.bytes, u.unit))
     return [Task(u, max(redos[u.unit], made.get(u.unit, 0) + 1), ledger=ledger.name) for u in units if u.unit in todo]
 

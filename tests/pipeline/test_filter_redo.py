@@ -20,7 +20,7 @@ from maskmill.storage.ledger import Ledger
 from tests.chaos.builds import images
 from tests.pipeline.conftest import build as nano_build
 from tests.pipeline.conftest import config, recipe_for
-from tests.pipeline.filter_builds import hashes, masks_files, refilter, rows
+from tests.pipeline.filter_builds import blob_job, hashes, masks_files, refilter, rows
 from tests.pipeline.test_cli import run
 
 TWO = config("run.unit_size=2", "generate.points_per_side=4")
@@ -132,6 +132,30 @@ def test_an_older_filter_at_work_cannot_take_the_place_of_the_newer(redone: Buil
     assert [r.error for r in worker.run(filter_job(redone, "late", config().run), [late])] == [None]
     assert hashes(redone, "late") == good and outdated(redone, "late") == []
     assert Ledger(redone.path, "masks.late").redos()[late.unit.unit] == 2
+
+
+def test_units_that_another_driver_commits_meanwhile(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next look sees them; this one does not fail."""
+    out = tmp_path / "b"
+    job, tasks = blob_job(source, out)
+    ill = [task.without("0000.png", "ProcessDied: of nothing").without("0004.png", "the same") for task in tasks]
+    run_tasks(job, ill, LocalEngine(inside=True), print)
+    manifest, build, listed = out / "ledger/images/000000.json", Build(out), Ledger.redos
+
+    def redos(ledger: Ledger) -> dict[str, int]:
+        found = listed(ledger)
+        if ledger.name == "images" and not manifest.exists():
+            (out / "aside").rename(manifest)
+        return found
+
+    monkeypatch.setattr(Ledger, "redos", redos)
+    for look in (lambda: retry_tasks(out), lambda: filter_tasks(build, "strict")):
+        manifest.rename(out / "aside")
+        units = [task.unit.unit for task in look()]
+        assert "000001" in units and "000000" not in units
+        assert {task.unit.unit for task in look()} == {"000000", *units}
 
 
 def filter_tasks_of(build: Build) -> list[Task]:
