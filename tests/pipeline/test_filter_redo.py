@@ -1,6 +1,9 @@
 """A build that grows and units that are done again: its filters follow, or are known to lag behind."""
 
+import os
 import shutil
+import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,19 +11,20 @@ import pytest
 
 from maskmill.config import FilterConfig
 from maskmill.pipeline import drive
+from maskmill.pipeline.engines import Engine
 from maskmill.pipeline.engines.local import LocalEngine
 from maskmill.pipeline.filtering.refilter import filter_job, filter_tasks, outdated
 from maskmill.pipeline.generate import close_build, new_job, open_build
 from maskmill.pipeline.retry import recipe_of, retry_tasks
 from maskmill.pipeline.run import run_tasks
-from maskmill.pipeline.unit import Task
+from maskmill.pipeline.unit import Job, Receipt, Task
 from maskmill.pipeline.verify import verify
 from maskmill.storage.build import Build
 from maskmill.storage.ledger import Ledger
 from tests.chaos.builds import images
 from tests.pipeline.conftest import build as nano_build
 from tests.pipeline.conftest import config, recipe_for
-from tests.pipeline.filter_builds import blob_job, hashes, masks_files, refilter, rows
+from tests.pipeline.filter_builds import blob_build, blob_job, hashes, masks_files, refilter, rows
 from tests.pipeline.test_cli import run
 
 TWO = config("run.unit_size=2", "generate.points_per_side=4")
@@ -67,6 +71,60 @@ def test_a_build_that_is_not_finished(source: Path, tmp_path: Path, capsys: pyte
     said = capsys.readouterr()
     assert "filter strict: applied to 1 units, 0 -> " in said.err and "filter      strict: " in said.out
     assert len(hashes(Build(tmp_path / "c"), "strict")) == 4 and list(verify(tmp_path / "c", quick=False)) == []
+
+
+class StoppedAfter(LocalEngine):
+    """SIGTERM comes as a task of one ledger is done: while the last of them drains."""
+
+    def __init__(self, ledger: str) -> None:
+        super().__init__(inside=True)
+        self.ledger = ledger
+
+    def run(self, job: Job, tasks: list[Task]) -> Iterator[Receipt]:
+        for receipt in super().run(job, tasks):
+            if tasks[0].ledger == self.ledger:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield receipt
+
+
+def test_a_stop_before_the_filters_have_followed_is_resumable(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Though every unit is committed: exit 75 until the last filter is done."""
+    out, recipe = tmp_path / "b", recipe_for(images(tmp_path / "in", 4), config("generate.points_per_side=2"))
+    opened = open_build(recipe, out, append=False)
+    run_tasks(new_job(recipe, opened.build, "cpu"), [Task(opened.pending[0])], LocalEngine(inside=True), print)
+    build = Build(out)
+    for name in ("a", "b"):
+        assert refilter(build, name, FilterConfig(0.5, 0.7)) == drive.DONE
+
+    def generate(engine: Engine) -> tuple[int, str]:
+        code = drive.generate(recipe, str(out), engine, "cpu", append=False, quiet=True)
+        return code, capsys.readouterr().err
+
+    code, said = generate(StoppedAfter("images"))
+    assert code == drive.RESUMABLE and "stopped; 1 units are left; the same command continues" in said
+    assert [len(outdated(build, name)) for name in ("a", "b")] == [1, 1]
+    code, said = generate(StoppedAfter("masks.a"))
+    assert code == drive.RESUMABLE and "stopped; 1 units are left" in said
+    assert [len(outdated(build, name)) for name in ("a", "b")] == [0, 1] and not (out / "_SUCCESS").exists()
+    assert generate(StoppedAfter("masks.b"))[0] == drive.DONE and (out / "_SUCCESS").exists(), "nothing is left"
+
+
+def test_a_build_that_others_have_to_do_with_is_named_as_what_it_is(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another driver adds units, or does some again, while this one finds nothing to do."""
+    build = blob_build(source, tmp_path / "b")
+    (build.path / "_SUCCESS").unlink()
+    for closed, words in (("others", "still at work on"), ("incomplete", "still to do"), ("filters", "masks by")):
+        with monkeypatch.context() as patch:
+            patch.setattr(drive, "close_build", lambda build, closed=closed: closed)
+            code = drive.go_over(build.path, 3, config().run, LocalEngine(inside=True), print)
+        said = capsys.readouterr()
+        assert code == drive.DONE and words in said.err and said.out == ""
+    assert drive.go_over(build.path, 3, config().run, LocalEngine(inside=True), print) == drive.DONE
+    assert capsys.readouterr().out == f"{build.path} is finished: 3 units; nothing to do\n"
 
 
 @pytest.fixture
