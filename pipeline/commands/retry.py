@@ -25,13 +25,13 @@ def retry(
       maskmill retry masks/
       maskmill retry masks/ --set run.image_timeout_s=7200
     """
-    from maskmill.config import parse_set
+    from maskmill.config import parse_set, sections
     from maskmill.pipeline import drive
     from maskmill.pipeline.retry import recipe_of
     from maskmill.storage.build import Build
 
     stop_resumable()
-    tree = parse_set(assignments)
+    tree = sections(parse_set(assignments))
     if foreign := tree.keys() - {"run"}:
         raise UserError(f"--set {sorted(foreign)[0]}...: a build keeps its recipe; only run.* may be changed")
     check_device(device, here=engine == "local")

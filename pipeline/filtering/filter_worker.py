@@ -48,8 +48,9 @@ class FilterWorker:
     def do(self, task: Task, report: Callable[..., None]) -> Receipt:
         """Filter the candidates of every image of the manifest that counts now, and name it in the new one."""
         begun, self.steps = time.monotonic(), {}
-        data = read_bytes(Ledger(self.build).newest()[task.unit.unit])
-        read = Manifest.parse(data)
+        path = Ledger(self.build).newest()[task.unit.unit]
+        data = read_bytes(path)
+        read = Manifest.parse(data, path)
         with self.step("read"):
             file = pq.ParquetFile(pa.BufferReader(read.files["candidates"].read(self.build)))
         parts = [MASKS.empty_table()]

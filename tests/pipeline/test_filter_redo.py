@@ -25,7 +25,7 @@ from tests.chaos.builds import images
 from tests.pipeline.conftest import build as nano_build
 from tests.pipeline.conftest import config, recipe_for
 from tests.pipeline.filter_builds import blob_build, blob_job, hashes, masks_files, refilter, rows
-from tests.pipeline.test_cli import run
+from tests.pipeline.test_cli import complaint, run
 
 TWO = config("run.unit_size=2", "generate.points_per_side=4")
 
@@ -143,6 +143,8 @@ def redone(few: Path, tmp_path: Path) -> Build:
 
 def test_retry_filters_the_redone_unit_again(redone: Build, few: Path, tmp_path: Path) -> None:
     before, out = rows(redone, "strict"), Path(str(redone.path))
+    words = complaint(run("retry", out, "--engine", "local", "--set", "run=5"))
+    assert "config section 'run' is 5: expected a mapping of keys" in words
     done = run("retry", out, "--engine", "local")
     assert done.exit_code == 0, done.output
     assert "1 of 2 are done now" in done.stdout

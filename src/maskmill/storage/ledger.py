@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 
 from upath import UPath
 
+from maskmill.errors import UserError
 from maskmill.storage.files import at, create_if_absent, exists, names_in, read_bytes, to_json, write_bytes
 
 NAME = re.compile(r"(?P<unit>.+?)(@(?P<redo>\d+))?\.json")
@@ -71,14 +72,20 @@ class Manifest:
 
     @classmethod
     def read(cls, path: UPath) -> "Manifest":
-        """From its file."""
-        return cls.parse(read_bytes(path))
+        """From its file. UserError if that is damaged."""
+        return cls.parse(read_bytes(path), path)
 
     @classmethod
-    def parse(cls, data: Content) -> "Manifest":
-        """From the bytes of its file."""
-        tree = json.loads(data)
-        return cls(**{**tree, "files": {name: DataFile(**file) for name, file in tree["files"].items()}})
+    def parse(cls, data: Content, path: UPath) -> "Manifest":
+        """From the bytes of its file `path`. UserError if they are no manifest."""
+        try:
+            tree = json.loads(data)
+            return cls(**{**tree, "files": {name: DataFile(**file) for name, file in tree["files"].items()}})
+        except (ValueError, TypeError, KeyError, AttributeError) as e:
+            raise UserError(
+                f"{str(path)!r} is damaged ({type(e).__name__}: {' '.join(str(e).split())}): restore it from a copy, "
+                f"or remove it to have its unit done again"
+            ) from e
 
     def to_json(self) -> Content:
         """The bytes of its file."""
