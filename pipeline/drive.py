@@ -1,6 +1,7 @@
 """`generate` and `retry` as a user meets them: progress, words and exit codes around the run."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import click
 from upath import UPath
@@ -12,7 +13,7 @@ from maskmill.pipeline.engines import Engine
 from maskmill.pipeline.engines.local import LocalEngine
 from maskmill.pipeline.filtering.refilter import filter_job, filter_tasks, lagging, masks_by
 from maskmill.pipeline.generate import check_inputs, close_build, collect_orphans, new_job, open_build, orphans
-from maskmill.pipeline.plan import Unit, compare, read_plan
+from maskmill.pipeline.plan import Unit, compare, read_plan, where_now
 from maskmill.pipeline.preview import write_preview
 from maskmill.pipeline.progress import ProgressReporter
 from maskmill.pipeline.recipe import Recipe
@@ -155,7 +156,9 @@ def retry(recipe: Recipe, build: UPath, engine: Engine, device: str | None, quie
         click.echo(f"{build}: nothing is quarantined; nothing to do")
         followed = bring_along(Outcome(), build, recipe.config.run, engine, click.echo)  # if the last retry was killed
         return finish(build, followed)
-    check_inputs(build, compare(plan, scan(recipe.inputs)), append=True)
+    images = scan(recipe.inputs)
+    check_inputs(build, compare(plan, images), append=True)
+    tasks = [replace(t, unit=u) for t, u in zip(tasks, where_now([t.unit for t in tasks], images), strict=True)]
     tell(f"{len(before)} quarantined images in {len(tasks)} units, with {recipe.model_id}")
     remove(build / "_SUCCESS")  # until the files of the old manifests are gone again
     job: Job = new_job(recipe, build, device)

@@ -11,7 +11,7 @@ from upath import UPath
 from maskmill.errors import UserError
 from maskmill.pipeline.attempts import parse_task, read_attempts
 from maskmill.pipeline.filtering.refilter import lagging
-from maskmill.pipeline.plan import Changes, Unit, compare, make_units, read_plan, write_plan
+from maskmill.pipeline.plan import Changes, Unit, compare, make_units, read_plan, where_now, write_plan
 from maskmill.pipeline.recipe import Recipe, check_recipe, write_recipe
 from maskmill.pipeline.unit import Job
 from maskmill.storage import listing
@@ -64,9 +64,8 @@ def open_with(images: ImageSet, recipe: Recipe, build: UPath, append: bool) -> O
     if changes.new.shards:
         extend_plan(build, plan, make_units(changes.new, recipe.config.run.unit_size, first=len(plan)))
         return open_with(images, recipe, build, append)
-    now_at = {shard.name: shard.url for shard in images.shards}
-    old, plan = plan, [replace(unit, url=now_at.get(unit.shard, unit.url)) for unit in plan]
-    if plan != old:  # the same files lie elsewhere now
+    old, plan = plan, where_now(plan, images)
+    if plan != old:
         write_plan(build / "plan.parquet", plan, replace_old=True)
     committed = Ledger(build).redos()
     pending = sorted((u for u in plan if u.unit not in committed), key=lambda u: (-u.bytes, u.unit))

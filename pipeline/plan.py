@@ -126,6 +126,12 @@ def compare(plan: Sequence[Unit], images: ImageSet) -> Changes:
     return compare_files(plan, images) if images.kind == "folder" else compare_shards(plan, images)
 
 
+def where_now(plan: Sequence[Unit], images: ImageSet) -> list[Unit]:
+    """The same units, with the place where `images` has their shards: the same files may lie elsewhere now."""
+    now_at = {shard.name: shard.url for shard in images.shards}
+    return [replace(unit, url=now_at.get(unit.shard, unit.url)) for unit in plan]
+
+
 def compare_shards(plan: Sequence[Unit], images: ImageSet) -> Changes:
     """Tars and Parquet files, each by its version."""
     before = {unit.shard: unit.version for unit in plan}

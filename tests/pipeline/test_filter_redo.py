@@ -1,5 +1,6 @@
 """A build that grows and units that are done again: its filters follow, or are known to lag behind."""
 
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from maskmill.pipeline.engines import Engine
 from maskmill.pipeline.engines.local import LocalEngine
 from maskmill.pipeline.filtering.refilter import filter_job, filter_tasks, outdated
 from maskmill.pipeline.generate import close_build, new_job, open_build
+from maskmill.pipeline.plan import read_plan, write_plan
 from maskmill.pipeline.retry import recipe_of, retry_tasks
 from maskmill.pipeline.run import run_tasks
 from maskmill.pipeline.unit import Job, Receipt, Task
@@ -145,8 +147,15 @@ def test_retry_filters_the_redone_unit_again(redone: Build, few: Path, tmp_path:
     before, out = rows(redone, "strict"), Path(str(redone.path))
     words = complaint(run("retry", out, "--engine", "local", "--set", "run=5"))
     assert "config section 'run' is 5: expected a mapping of keys" in words
-    done = run("retry", out, "--engine", "local")
+    gone = tmp_path / "gone"  # a build knows its images by their names in a folder that may be moved
+    info = json.loads((out / "build.json").read_text())
+    (out / "build.json").write_text(json.dumps(info | {"inputs": info["inputs"] | {"url": str(gone)}}))
+    plan = read_plan(redone.path / "plan.parquet")
+    write_plan(redone.path / "plan.parquet", [replace(unit, url=str(gone)) for unit in plan], replace_old=True)
+    assert "no such file or folder" in complaint(run("retry", out, "--engine", "local"))
+    done = run("retry", out, "--engine", "local", "--images", few)
     assert done.exit_code == 0, done.output
+    write_plan(redone.path / "plan.parquet", plan, replace_old=True)
     assert "1 of 2 are done now" in done.stdout
     assert "filter strict: applied to 2 units, " in done.stdout  # bad.jpg stays, so its unit is redone too
     fresh = nano_build(few, tmp_path / "fresh", replace(TWO, filter=FilterConfig(0.5, 0.7)))
