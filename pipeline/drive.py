@@ -1,6 +1,7 @@
 """`generate` and `retry` as a user meets them: progress, words and exit codes around the run."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import click
 from upath import UPath
@@ -12,7 +13,7 @@ from maskmill.pipeline.engines import Engine
 from maskmill.pipeline.engines.local import LocalEngine
 from maskmill.pipeline.filtering.refilter import filter_job, filter_tasks, lagging, masks_by
 from maskmill.pipeline.generate import check_inputs, close_build, collect_orphans, new_job, open_build, orphans
-from maskmill.pipeline.plan import Unit, compare, read_plan
+from maskmill.pipeline.plan import Unit, compare, read_plan, where_now
 from maskmill.pipeline.preview import write_preview
 from maskmill.pipeline.progress import ProgressReporter
 from maskmill.pipeline.recipe import Recipe
@@ -43,26 +44,27 @@ def generate(recipe: Recipe, out: str, engine: Engine, device: str | None, appen
     opened = open_build(recipe, out, append)
     build = opened.build
     if not opened.pending:
-        followed = bring_along(build, recipe.config.run, engine, tell)
-        if followed.left:
-            return finish(build, followed)
-        closed = close_build(build)
-        state = "finished" if closed == "closed" else "complete, but another run is still at work on it"
-        click.echo(f"{build} is {state}: {len(opened.plan)} units; nothing to do")
-        return DONE
+        return go_over(build, len(opened.plan), recipe.config.run, engine, tell)
     job = new_job(recipe, build, device)
     tasks = beside_others(build, [Task(unit) for unit in opened.pending], tell)
     tell(f"{len(tasks)} of {len(opened.plan)} units to do, with {recipe.model_id}")
     with ProgressReporter(build, count_images(opened.plan), quiet):
         outcome = run_tasks(job, tasks, engine, tell)
-    if not outcome.stopped:
-        outcome += bring_along(build, recipe.config.run, engine, tell)
+    outcome = bring_along(outcome, build, recipe.config.run, engine, tell)
     code = finish(build, outcome)
     if not quiet:
         for line in summary(build):
             click.echo(line)
         if code == DONE:
             click.echo(f"{'picture':<11} {picture(build)}")
+    return code
+
+
+def go_over(build: UPath, units: int, run: RunConfig, engine: Engine, tell: Tell) -> int:
+    """The rest of a build whose units are all committed, if the last run did not come to it. Returns the code."""
+    code = finish(build, bring_along(Outcome(), build, run, engine, tell))
+    if code == DONE and exists(build / "_SUCCESS"):
+        click.echo(f"{build} is finished: {units} units; nothing to do")
     return code
 
 
@@ -98,11 +100,18 @@ def beside_others(build: UPath, tasks: list[Task], tell: Tell) -> list[Task]:
     return tasks[::-1]
 
 
-def bring_along(build: UPath, run: RunConfig, engine: Engine, tell: Tell) -> Outcome:
-    """Apply the later filters of a build to the units that were committed since, and say what that changed."""
-    made, total = Build(build), Outcome()
-    for name in [] if exists(build / "_SUCCESS") else made.later_filters:
+def bring_along(total: Outcome, build: UPath, run: RunConfig, engine: Engine, tell: Tell) -> Outcome:
+    """Apply the later filters of a build to the units that were committed since, and say what that changed.
+
+    `total`: of the run so far. If it is stopped with nothing left, what filters still have to do is left.
+    """
+    made = Build(build)
+    if exists(build / "_SUCCESS") or (total.stopped and total.left):
+        return total
+    for name in made.later_filters:
         tasks = filter_tasks(made, name)
+        if total.stopped:
+            total += Outcome(left=tasks)
         if not tasks or total.stopped:
             continue
         before = masks_by(made, name, tasks)
@@ -124,7 +133,8 @@ def finish(build: UPath, outcome: Outcome) -> int:
             click.echo(f"not all units of {build} have masks by {names} yet: maskmill filter continues it", err=True)
         return DONE
     if outcome.stopped:
-        click.echo(f"maskmill: stopped; {len(outcome.left)} units are left; the same command continues", err=True)
+        units = {task.unit.unit for task in outcome.left}
+        click.echo(f"maskmill: stopped; {len(units)} units are left; the same command continues", err=True)
         return RESUMABLE
     left = [task.unit.unit for task in outcome.left]
     for unit in [u for u in left if u in outcome.errors][:10]:
@@ -144,8 +154,11 @@ def retry(recipe: Recipe, build: UPath, engine: Engine, device: str | None, quie
     before = quarantined_now(build)
     if not tasks:
         click.echo(f"{build}: nothing is quarantined; nothing to do")
-        return finish(build, bring_along(build, recipe.config.run, engine, click.echo))  # if the last retry was killed
-    check_inputs(build, compare(plan, scan(recipe.inputs)), append=True)
+        followed = bring_along(Outcome(), build, recipe.config.run, engine, click.echo)  # if the last retry was killed
+        return finish(build, followed)
+    images = scan(recipe.inputs)
+    check_inputs(build, compare(plan, images), append=True)
+    tasks = [replace(t, unit=u) for t, u in zip(tasks, where_now([t.unit for t in tasks], images), strict=True)]
     tell(f"{len(before)} quarantined images in {len(tasks)} units, with {recipe.model_id}")
     remove(build / "_SUCCESS")  # until the files of the old manifests are gone again
     job: Job = new_job(recipe, build, device)
@@ -155,11 +168,9 @@ def retry(recipe: Recipe, build: UPath, engine: Engine, device: str | None, quie
     for c in found:
         click.echo(f"{c.shard} {c.key}: {'done' if c.after is None else c.after}, was {c.before}")
     good = sum(c.after is None for c in found)
-    masks = masks_of(build, tasks, found)
+    masks = masks_of(build, [task for task in tasks if task not in outcome.left], found)
     click.echo(f"{good} of {len(found)} are done now, with {masks} masks; {len(after)} stay quarantined")
-    if not outcome.stopped:
-        outcome += bring_along(build, recipe.config.run, engine, click.echo)
-    return finish(build, outcome)
+    return finish(build, bring_along(outcome, build, recipe.config.run, engine, click.echo))
 
 
 def gc(build: UPath, dry_run: bool) -> list[str]:

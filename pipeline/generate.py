@@ -11,7 +11,7 @@ from upath import UPath
 from maskmill.errors import UserError
 from maskmill.pipeline.attempts import parse_task, read_attempts
 from maskmill.pipeline.filtering.refilter import lagging
-from maskmill.pipeline.plan import Changes, Unit, compare, make_units, read_plan, write_plan
+from maskmill.pipeline.plan import Changes, Unit, compare, make_units, read_plan, where_now, write_plan
 from maskmill.pipeline.recipe import Recipe, check_recipe, write_recipe
 from maskmill.pipeline.unit import Job
 from maskmill.storage import listing
@@ -61,13 +61,11 @@ def open_with(images: ImageSet, recipe: Recipe, build: UPath, append: bool) -> O
     plan = read_plan(build / "plan.parquet")
     changes = compare(plan, images)
     check_inputs(build, changes, append)
-    now_at = {shard.name: shard.url for shard in images.shards}
-    old, plan = plan, [replace(unit, url=now_at.get(unit.shard, unit.url)) for unit in plan]
     if changes.new.shards:
-        claim_append(build, len(plan))
-        remove(build / "_SUCCESS")
-        plan += make_units(changes.new, recipe.config.run.unit_size, first=len(plan))
-    if plan != old:  # grown, or the same files lie elsewhere now
+        extend_plan(build, plan, make_units(changes.new, recipe.config.run.unit_size, first=len(plan)))
+        return open_with(images, recipe, build, append)
+    old, plan = plan, where_now(plan, images)
+    if plan != old:
         write_plan(build / "plan.parquet", plan, replace_old=True)
     committed = Ledger(build).redos()
     pending = sorted((u for u in plan if u.unit not in committed), key=lambda u: (-u.bytes, u.unit))
@@ -81,13 +79,24 @@ def check_apart(inputs: str, build: UPath) -> None:
         raise UserError(f"--out {str(build)!r} lies inside the images {inputs!r}: give a folder outside of them")
 
 
-def claim_append(build: UPath, units: int) -> None:
-    """Only one --append may number the units from here on."""
-    claim = build / "attempts" / f"append-{units:06d}.json"
-    if not create_if_absent(claim, to_json({"id": uuid.uuid4().hex})):
+def extend_plan(build: UPath, plan: list[Unit], new: list[Unit]) -> None:
+    """Put `new` behind the units of `plan`, once `new` is known whole: only one --append may number units from there.
+
+    The claim on these numbers is the longer plan itself, so the same command goes on after a kill, and of two at once
+    that add the same units both may. UserError if other units have the claim.
+    """
+    claim = build / "attempts" / f"append-{len(plan):06d}.parquet"
+    if not write_plan(claim, [*plan, *new]):
         raise UserError(
             f"another --append is at work on {str(build)!r}: wait for it (if none is, remove {str(claim)!r})"
         )
+    try:
+        remove(build / "_SUCCESS")
+        if read_plan(build / "plan.parquet") == plan:  # else another one with the same claim was quicker
+            write_plan(build / "plan.parquet", [*plan, *new], replace_old=True)
+    except BaseException:
+        remove(claim)
+        raise
 
 
 def holds_something(build: UPath) -> bool:

@@ -86,14 +86,17 @@ def version_of(files: Iterable[FileStat]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def write_plan(path: UPath, units: Sequence[Unit], replace_old: bool = False) -> None:
-    """plan.parquet, whole or not at all. Of two drivers that begin a build at once, the first one's plan stays."""
+def write_plan(path: UPath, units: Sequence[Unit], replace_old: bool = False) -> bool:
+    """plan.parquet, whole or not at all. Of two drivers that begin a build at once, the first one's plan stays.
+
+    Whether `path` now holds these units.
+    """
     columns = {name: [getattr(u, name) for u in units] for name in PLAN.names}
     data = parquet_bytes(pa.table(columns, schema=PLAN), ["unit"], {})
-    if replace_old:
-        write_bytes(path, data)
-    else:
-        create_if_absent(path, data)
+    if not replace_old:
+        return create_if_absent(path, data)
+    write_bytes(path, data)
+    return True
 
 
 def read_plan(path: UPath) -> list[Unit]:
@@ -121,6 +124,12 @@ def compare(plan: Sequence[Unit], images: ImageSet) -> Changes:
     if plan and plan[0].kind != images.kind:
         raise UserError(f"{images.url!r} is now a {images.kind} image set, the build was planned from a {plan[0].kind}")
     return compare_files(plan, images) if images.kind == "folder" else compare_shards(plan, images)
+
+
+def where_now(plan: Sequence[Unit], images: ImageSet) -> list[Unit]:
+    """The same units, with the place where `images` has their shards: the same files may lie elsewhere now."""
+    now_at = {shard.name: shard.url for shard in images.shards}
+    return [replace(unit, url=now_at.get(unit.shard, unit.url)) for unit in plan]
 
 
 def compare_shards(plan: Sequence[Unit], images: ImageSet) -> Changes:

@@ -30,8 +30,8 @@ class Changed:
     after: str | None
 
 
-def recipe_of(build: Build, run: dict[str, object], checkpoint: str | None) -> Recipe:
-    """The recipe that build.json records. The weights must be the same, wherever they lie now."""
+def recipe_of(build: Build, run: dict[str, object], checkpoint: str | None, images: str | None = None) -> Recipe:
+    """The recipe that build.json records. Weights and `images` must be the same, wherever they lie now."""
     info = build.info
     if build.imported:
         raise UserError(f"{str(build.path)!r} is an import: mend what is quarantined at its source and import it again")
@@ -41,7 +41,7 @@ def recipe_of(build: Build, run: dict[str, object], checkpoint: str | None) -> R
     tree = {"model": own, "generate": info["recipe"]["generate"], "filter": thresholds, "run": merge(here, run)}
     cfg = from_tree(Config, tree)
     sha256 = weights_sha256(cfg.model.name, cfg.model.checkpoint)
-    recipe = Recipe(cfg, sha256, info["inputs"]["url"], info["filter"]["name"], info["candidates"])
+    recipe = Recipe(cfg, sha256, images or info["inputs"]["url"], info["filter"]["name"], info["candidates"])
     if recipe.fingerprint() != info["recipe"]:
         raise UserError(
             f"{str(build.path)!r} was built with model {info['recipe']['model']['sha256'][:8]} by numeric code "
@@ -56,7 +56,8 @@ def retry_tasks(path: str | Path | UPath) -> list[Task]:
     build = at(path)
     ledger = Ledger(build)
     redos = ledger.redos()
-    ill = {m.unit for m in ledger.manifests() if m.quarantined}
+    # another driver may commit meanwhile: a unit that is new since then has its turn next time
+    ill = {m.unit for m in ledger.manifests() if m.quarantined and m.unit in redos}
     return [Task(u, redos[u.unit] + 1) for u in read_plan(build / "plan.parquet") if u.unit in ill]
 
 

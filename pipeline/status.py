@@ -1,13 +1,14 @@
 """Where a build stands, from its files alone: works while it runs, and after the cluster is gone."""
 
+import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from upath import UPath
 
-from maskmill.pipeline.attempts import DIED, FAILED, Trace, read_attempts
+from maskmill.pipeline.attempts import DIED, FAILED, RUNNING, Trace, read_attempts
 from maskmill.pipeline.filtering.refilter import outdated
 from maskmill.pipeline.generate import ledgers_of
 from maskmill.pipeline.plan import Unit, read_plan
@@ -17,6 +18,7 @@ from maskmill.storage.ledger import Ledger, Manifest, read_manifests
 from maskmill.storage.schemas import QUARANTINED
 
 RECENT = 900.0  # seconds over which the rate is taken
+LOST = "lost"  # shown in place of a state that nobody lived to write
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Status:
     work_seconds: float
     rate: float  # images a second, over the last RECENT seconds of committing
     running: tuple[Trace, ...]  # with a fresh heartbeat
-    failed: tuple[Trace, ...]  # attempts that failed or died, at units that are still to do
+    failed: tuple[Trace, ...]  # attempts that failed, died or were lost, at units that are still to do
     left: tuple[Unit, ...]  # units without a manifest
     filters: tuple["FilterStatus", ...]
     success: bool
@@ -82,20 +84,31 @@ def read_status(path: str | Path | UPath) -> Status:
         work_seconds=sum(m.seconds for m in manifests),
         rate=recent_rate(manifests),
         running=tuple(t for t in traces if t.alive),
-        failed=tuple(t for t in traces if t.state in (FAILED, DIED)),
+        failed=tuple(ended(t) for t in traces if t.state in (FAILED, DIED) or (t.state == RUNNING and not t.alive)),
         left=tuple(u for u in plan if u.unit not in done),
         filters=tuple(filter_status(build, name) for name in build.later_filters),
         success=exists(build.path / "_SUCCESS"),
     )
 
 
+def ended(trace: Trace) -> Trace:
+    """With words of how. One whose heartbeats ended was lost with its actor, its node or its driver."""
+    if trace.state != RUNNING:
+        return trace
+    return replace(trace, state=LOST, error=f"no heartbeat on {trace.host} for {time.time() - trace.updated:.0f} s")
+
+
 def recent_rate(manifests: list[Manifest]) -> float:
-    """Images a second of the units that were committed in the RECENT seconds before the last commit."""
+    """Images a second of the units that were committed in the RECENT seconds before the last commit.
+
+    A unit that began before them counts in proportion to its time within them.
+    """
     ends = [(datetime.fromisoformat(m.finished).timestamp(), m) for m in manifests]
     last = max((end for end, _ in ends), default=0.0)
     recent = [(end, m) for end, m in ends if end > last - RECENT]
     begun = min((max(end - m.seconds, last - RECENT) for end, m in recent), default=last)
-    return sum(m.images for _, m in recent) / max(last - begun, 1.0) if recent else 0.0
+    images = sum(m.images * min(1.0, (end - last + RECENT) / max(m.seconds, 1e-9)) for end, m in recent)
+    return images / max(last - begun, 1.0)
 
 
 def quarantine(path: str | Path | UPath) -> Iterator[dict[str, str]]:

@@ -3,18 +3,19 @@
 import itertools
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
 from upath import UPath
 
 from maskmill.errors import UserError
-from maskmill.pipeline.filtering.refilter import lagging, outdated, stored_settings
+from maskmill.pipeline.filtering.refilter import lagging, made_from_others, stored_settings
 from maskmill.pipeline.generate import orphans
 from maskmill.pipeline.plan import Unit, read_plan
 from maskmill.storage.build import Build, read_table
 from maskmill.storage.files import exists, relative, sha256_file
-from maskmill.storage.ledger import Manifest, hash_keys
+from maskmill.storage.ledger import Ledger, Manifest, hash_keys
 from maskmill.storage.schemas import EMPTY, IMAGES, MASKS, QUARANTINED, broken_masks
 from maskmill.storage.sources import image_id, read_items
 
@@ -24,37 +25,65 @@ def verify(path: str | Path | UPath, quick: bool) -> Iterator[str]:
     build = Build(path)
     path = build.path
     plan = {unit.unit: unit for unit in read_plan(path / "plan.parquet")}
-    manifests = build.manifests()
-    committed = {m.unit for m in manifests}
+    manifests, damaged = readable(build.ledger())
+    yield from damaged.values()
+    committed = {m.unit for m in manifests} | damaged.keys()
     for unit in sorted(plan.keys() - committed):
         yield f"unit {unit}: not committed yet"
     for unit in sorted(committed - plan.keys()):
         yield f"unit {unit}: committed, but not in plan.parquet"
-    later = {name: {m.unit: m for m in build.manifests(f"masks/{name}")} for name in build.later_filters}
-    for name in later:
-        yield from verify_later(build, name, committed, set(later[name]))
+    later: dict[str, dict[str, Manifest]] = {}
+    lost = set(damaged)
+    for name in build.later_filters:
+        made, broken = readable(build.ledger(f"masks/{name}"))
+        later[name] = {m.unit: m for m in made}
+        yield from broken.values()
+        yield from verify_later(build, name, committed, later[name], damaged.keys() | broken)
+        lost |= broken.keys()
     ids: Counter[int] = Counter()
     for manifest in manifests:
         if manifest.unit in plan:
             others = [later[name][manifest.unit] for name in later if manifest.unit in later[name]]
             yield from verify_unit(build, plan[manifest.unit], [manifest, *others], ids, quick)
     yield from (f"image_id {i}: stands in images {n} times" for i, n in ids.items() if n > 1)
+    if lost:
+        return  # which files they name, and what is lagging, nobody knows
     if exists(path / "_SUCCESS"):
         yield from (f"{relative(p, path)}: no manifest names it (maskmill gc removes it)" for p in orphans(path))
     elif not plan.keys() - committed and not lagging(build):
         yield "_SUCCESS is missing though every unit is committed: run generate once more"
 
 
-def verify_later(build: Build, name: str, committed: set[str], made: set[str]) -> Iterator[str]:
-    """That the masks of a later filter were made of what counts now."""
+def readable(ledger: Ledger) -> tuple[list[Manifest], dict[str, str]]:
+    """The manifests that count, by unit; for each unit whose manifest is damaged what to say of it."""
+    newest = ledger.newest()
+
+    def read(path: UPath) -> Manifest | UserError:
+        try:
+            return Manifest.read(path)
+        except UserError as e:
+            return e
+
+    with ThreadPoolExecutor(16) as pool:
+        found = dict(zip(newest, pool.map(read, newest.values()), strict=True))
+    damaged = {unit: f"unit {unit}: {e}" for unit, e in found.items() if isinstance(e, UserError)}
+    return [m for m in found.values() if isinstance(m, Manifest)], damaged
+
+
+def verify_later(
+    build: Build, name: str, committed: set[str], made: dict[str, Manifest], broken: set[str]
+) -> Iterator[str]:
+    """That the masks of a later filter were made of what counts now. `broken`: units of which it cannot be known."""
     mend = f"maskmill filter {build.path} --name {name} makes them anew"
     try:
         stored_settings(build, name)
     except (OSError, UserError) as e:
         yield f"filter {name}: its settings cannot be read: {e}"
-    for unit in sorted(made - committed):
+    for unit in sorted(made.keys() - committed):
         yield f"filter {name}: unit {unit} has masks, but is not committed"
-    for unit in outdated(build, name):
+    for unit in made_from_others(build.ledger().digests(), list(made.values())):
+        if unit in broken:
+            continue
         if unit in made:
             yield f"filter {name}: the masks of unit {unit} are of an older manifest: {mend}"
         else:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 
 from maskmill.filters.apply import apply_filter
@@ -25,7 +26,6 @@ from maskmill.pipeline.overlap import Budget, in_order
 from maskmill.pipeline.plan import Unit
 from maskmill.pipeline.unit import Job, Receipt, Task, describe
 from maskmill.sam.build import load_model
-from maskmill.storage.build import Build
 from maskmill.storage.files import at
 from maskmill.storage.ledger import Ledger, Manifest, hash_keys
 from maskmill.storage.pixels import decode_image, megapixels
@@ -173,8 +173,8 @@ class Worker:
         names = ["images", *(["candidates"] if self.job.candidates else []), self.masks]
         if task.redo == 1:
             return {name: [(IMAGES if name == "images" else MASKS).empty_table()] for name in names}
-        build, before = Build(self.build), self.before(task.unit)
-        tables = {name: build.read_unit(before, name) for name in names}
+        before = self.before(task.unit)
+        tables = {name: self.committed(before, name) for name in names}
         # a quarantined image has no candidates and no masks: only its row in images is replaced
         tables["images"] = tables["images"].filter(pc.not_equal(tables["images"]["status"], QUARANTINED))
         return {name: [table] for name, table in tables.items()}
@@ -183,9 +183,15 @@ class Worker:
         """The manifest that counts now."""
         return Manifest.read(self.ledger.newest()[unit.unit])
 
+    def committed(self, manifest: Manifest, name: str) -> pa.Table:
+        """A table as it was committed: what is copied from a damaged file would be damaged for good, and pass for
+        sound. DamagedFile."""
+        data = manifest.files[name].read(self.build)
+        return pq.ParquetFile(pa.BufferReader(data)).read().replace_schema_metadata(None)
+
     def quarantined_keys(self, unit: Unit) -> set[str]:
         """The keys that a redo does again."""
-        images = Build(self.build).read_unit(self.before(unit), "images")
+        images = self.committed(self.before(unit), "images")
         return set(images.filter(pc.equal(images["status"], QUARANTINED))["key"].to_pylist())
 
     def commit(

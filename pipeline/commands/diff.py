@@ -7,8 +7,22 @@ import click
 @click.argument("build")
 @click.argument("filter_a")
 @click.argument("filter_b")
-@click.option("--images", default=1000, show_default=True, metavar="N", help="Look at about N images; 0: at all.")
-@click.option("--examples", default=6, show_default=True, metavar="N", help="Draw the N images that differ most.")
+@click.option(
+    "--images",
+    type=click.IntRange(0),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="Look at about N images; 0: at all.",
+)
+@click.option(
+    "--examples",
+    type=click.IntRange(0),
+    default=6,
+    show_default=True,
+    metavar="N",
+    help="Draw the N images that differ most.",
+)
 @click.option("--picture", metavar="FILE", help="Where they are drawn. Default: BUILD/diff-A-B.jpg.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def diff(
@@ -35,12 +49,15 @@ def diff(
     made = Build(build)
     a, b = (work.filter_called(made, name) for name in (filter_a, filter_b))
     tally = work.diff(made, a, b, images, examples, quiet)
-    for line in work.lines(made, tally, (Path(filter_a).stem, Path(filter_b).stem)):
+    # a filter of the build may have dots in its name
+    names = [Path(n).stem if n.endswith((".yaml", ".yml")) else n for n in (filter_a, filter_b)]
+    for line in work.lines(made, tally, (names[0], names[1])):
         click.echo(line)
-    path = at(picture) if picture else made.path / f"diff-{Path(filter_a).stem}-{Path(filter_b).stem}.jpg"
+    path = at(picture) if picture else made.path / f"diff-{names[0]}-{names[1]}.jpg"
     try:
         drawn = write_examples(made, tally, path) if tally.examples else 0
     except (OSError, UserError) as e:
         click.echo(f"{'picture':<24} none: {e}")
         return
-    click.echo(f"{'picture':<24} {path if drawn else 'none: no image differs'}")
+    none = "none: no image differs" if examples else "none: --examples 0"
+    click.echo(f"{'picture':<24} {path if drawn else none}")

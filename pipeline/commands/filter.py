@@ -30,18 +30,18 @@ def filter_command(
       maskmill filter masks/ --name labels --set filter.shared_pixels=smallest --set filter.min_area=100
       maskmill filter s3://bucket/masks --name sa1b --filter sa1b --set run.actors=32
     """
-    from maskmill.config import parse_set
+    from maskmill.config import parse_set, sections
     from maskmill.pipeline.drive import make_engine
     from maskmill.pipeline.filtering.filter_drive import run_filter
     from maskmill.pipeline.filtering.refilter import run_config, settings
     from maskmill.storage.build import Build
 
     stop_resumable()
-    tree = parse_set(assignments)
+    tree = sections(parse_set(assignments))
     if foreign := tree.keys() - {"filter", "run"}:
         raise UserError(
             f"--set {sorted(foreign)[0]}...: candidates stay as they are; only filter.* and run.* can be set"
         )
     made = Build(build)
-    cfg, run = settings(made, name, given, tree.get("filter") or {}), run_config(made, tree.get("run") or {})
+    cfg, run = settings(made, name, given, tree.get("filter", {})), run_config(made, tree.get("run", {}))
     sys.exit(run_filter(made, name, cfg, run, make_engine(engine, run, debugging()), quiet))

@@ -60,7 +60,7 @@ def imports(
       maskmill import 'sa_{000000..000009}.tar' --out masks/ --format sa1b --engine ray
       maskmill import annotations/instances_val2017.json --images val2017/ --out masks/ --format coco
     """
-    from maskmill.config import parse_set
+    from maskmill.config import parse_set, sections
     from maskmill.pipeline import drive
     from maskmill.pipeline.exchange import import_drive
     from maskmill.pipeline.exchange.importing import import_config, make_recipe
@@ -70,7 +70,7 @@ def imports(
     for option, given, other in (("--images", images, "coco"), ("--append", append, "sa1b")):
         if given and format_ != other:
             raise UserError(f"{option} is for --format {other}: leave it out")
-    run, max_mpx = import_config(parse_set(assignments))
+    run, max_mpx = import_config(sections(parse_set(assignments)))
     recipe = make_recipe(source, format_, ids, run, max_mpx, not no_candidates)
     runner = drive.make_engine(engine, run, debugging())
     if format_ == "sa1b":

@@ -70,7 +70,7 @@ class Pool:
         self.idle_since: float | None = time.monotonic()  # since when no actor runs; None: one does, or it was said
 
     def run(self, tasks: list[Task]) -> Iterator[Receipt]:
-        """Receipts as tasks end. A task whose actors were lost more than `max_retries` times has none."""
+        """Receipts as tasks end. A task whose actors were lost more than `max_retries` times has that as its error."""
         queue, losses = deque(tasks), Counter[str]()
         try:
             while queue or self.working():
@@ -89,6 +89,8 @@ class Pool:
                         elif losses[call.task.name] < self.config.max_retries:
                             losses[call.task.name] += 1
                             queue.appendleft(call.task)
+                        else:
+                            yield Receipt(call.task.unit.unit, error=describe(e))
                         continue
                     self.failed_starts, self.idle_since = [], None
                     if queue:  # else its handle goes, and the actor with it: its resources are free for others
@@ -148,7 +150,7 @@ class RayEngine:
             ray.shutdown()
 
     def run(self, job: Job, tasks: list[Task]) -> Iterator[Receipt]:
-        """Receipts as tasks end. A task whose actors died too often has none."""
+        """Receipts as tasks end."""
         gauge, done, failed = UnitGauge(), 0, 0
         for receipt in Pool(self.config, job).run(tasks):
             failed += receipt.error is not None

@@ -12,7 +12,7 @@ from maskmill.pipeline.exchange.importing import (
     open_coco_import,
     open_sa1b_import,
 )
-from maskmill.pipeline.generate import Opened, close_build
+from maskmill.pipeline.generate import Opened
 from maskmill.pipeline.progress import ProgressReporter
 from maskmill.pipeline.run import run_tasks
 from maskmill.pipeline.summary import summary
@@ -37,22 +37,14 @@ def run_import(recipe: ImportRecipe, opened: Opened, engine: Engine, quiet: bool
     build, tell = opened.build, drive.teller(quiet)
     if not opened.pending:
         check_ids(build)
-        followed = drive.bring_along(build, recipe.config.run, engine, tell)
-        if followed.left:
-            return drive.finish(build, followed)
-        closed = close_build(build)
-        state = "finished" if closed == "closed" else "complete, but another run is still at work on it"
-        click.echo(f"{build} is {state}: {len(opened.plan)} units; nothing to do")
-        return drive.DONE
+        return drive.go_over(build, len(opened.plan), recipe.config.run, engine, tell)
     tasks = drive.beside_others(build, [Task(unit) for unit in opened.pending], tell)
     tell(f"{len(tasks)} of {len(opened.plan)} units to do, from {recipe.format} in {recipe.inputs}")
     with ProgressReporter(build, drive.count_images(opened.plan), quiet):
         outcome = run_tasks(import_job(recipe, build), tasks, engine, tell)
     if not outcome.left:
         check_ids(build)
-    if not outcome.stopped:
-        outcome += drive.bring_along(build, recipe.config.run, engine, tell)
-    code = drive.finish(build, outcome)
+    code = drive.finish(build, drive.bring_along(outcome, build, recipe.config.run, engine, tell))
     if not quiet:
         say(build, code)
     return code

@@ -25,10 +25,6 @@ log = logging.getLogger("maskmill")
 USUAL_MPX = 16.0  # images beyond it get more time in proportion
 
 
-class DamagedFile(Exception):
-    """A committed file is gone, or is not what was committed."""
-
-
 class FilterWorker:
     """Does tasks, one after another. It imports no model, so it starts at once and stays small."""
 
@@ -52,10 +48,11 @@ class FilterWorker:
     def do(self, task: Task, report: Callable[..., None]) -> Receipt:
         """Filter the candidates of every image of the manifest that counts now, and name it in the new one."""
         begun, self.steps = time.monotonic(), {}
-        data = read_bytes(Ledger(self.build).newest()[task.unit.unit])
-        read = Manifest.parse(data)
+        path = Ledger(self.build).newest()[task.unit.unit]
+        data = read_bytes(path)
+        read = Manifest.parse(data, path)
         with self.step("read"):
-            file = self.candidates(read)
+            file = pq.ParquetFile(pa.BufferReader(read.files["candidates"].read(self.build)))
         parts = [MASKS.empty_table()]
         with self.step("filter"):
             for done, rows in enumerate(by_image(file)):
@@ -80,17 +77,6 @@ class FilterWorker:
             seconds=manifest.seconds,
             steps={name: round(seconds, 4) for name, seconds in self.steps.items()},
         )
-
-    def candidates(self, manifest: Manifest) -> pq.ParquetFile:
-        """The unit's candidates, exactly as they were committed."""
-        file = manifest.files["candidates"]
-        try:
-            data = read_bytes(self.build / file.path)
-        except FileNotFoundError as e:
-            raise DamagedFile(f"{file.path} is missing: restore it from a copy") from e
-        if hashlib.sha256(data).hexdigest() != file.sha256:
-            raise DamagedFile(f"{file.path} is not the file that was committed: restore it from a copy")
-        return pq.ParquetFile(pa.BufferReader(data))
 
     def plan_of(self, height: int, width: int) -> np.ndarray:
         """For each crop of such an image's plan the place of its first prompt."""

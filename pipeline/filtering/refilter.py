@@ -15,7 +15,7 @@ from maskmill.pipeline.recipe import differences, own_filter
 from maskmill.pipeline.unit import Job, Task
 from maskmill.storage.build import Build
 from maskmill.storage.files import create_if_absent, exists, is_local, read_bytes
-from maskmill.storage.ledger import Ledger
+from maskmill.storage.ledger import Ledger, Manifest
 
 NAME = re.compile(r"\w[\w.-]*", re.ASCII)  # part of file names, and of the names of attempts
 
@@ -38,10 +38,15 @@ def settings(build: Build, name: str, given: str | None, changes: dict[str, Any]
 
 
 def stored_settings(build: Build, name: str) -> FilterConfig:
-    """Those of a filter of the build."""
+    """Those of a filter of the build. UserError if its file is damaged."""
     if name == build.own_filter:
         return own_filter(build.info)
-    return from_tree(FilterConfig, yaml.safe_load(read_bytes(settings_file(build, name))), "filter.")
+    path = settings_file(build, name)
+    try:
+        tree = yaml.safe_load(read_bytes(path))
+    except yaml.YAMLError as e:
+        raise UserError(f"{str(path)!r} is not YAML: {' '.join(str(e).split())}: restore it from a copy") from e
+    return from_tree(FilterConfig, tree, "filter.")
 
 
 def settings_file(build: Build, name: str) -> UPath:
@@ -73,8 +78,13 @@ def begin_filter(build: Build, name: str, cfg: FilterConfig) -> None:
 
 def outdated(build: Build, name: str) -> list[str]:
     """Committed units whose masks by this later filter are missing, or were made from an older manifest."""
-    read = {m.unit: m.read_sha256 for m in build.manifests(f"masks/{name}")}
-    return [unit for unit, sha256 in Ledger(build.path).digests().items() if read.get(unit) != sha256]
+    return made_from_others(Ledger(build.path).digests(), build.manifests(f"masks/{name}"))
+
+
+def made_from_others(digests: dict[str, str], made: list[Manifest]) -> list[str]:
+    """The units of `digests` for which no manifest of `made` has read the one with this sha256."""
+    read = {m.unit: m.read_sha256 for m in made}
+    return [unit for unit, sha256 in digests.items() if read.get(unit) != sha256]
 
 
 def lagging(build: Build) -> list[str]:
@@ -87,8 +97,9 @@ def filter_tasks(build: Build, name: str) -> list[Task]:
 
     Its redo is that of the images it reads, so a filter of older images that is still at work can never take its place.
     """
-    ledger, redos = build.ledger(f"masks/{name}"), Ledger(build.path).redos()
+    ledger = build.ledger(f"masks/{name}")
     made, todo = ledger.redos(), set(outdated(build, name))
+    redos = Ledger(build.path).redos()  # last: another driver may commit meanwhile, and each of `todo` must be here
     units = sorted(read_plan(build.path / "plan.parquet"), key=lambda u: (-u.bytes, u.unit))
     return [Task(u, max(redos[u.unit], made.get(u.unit, 0) + 1), ledger=ledger.name) for u in units if u.unit in todo]
 

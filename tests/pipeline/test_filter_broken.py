@@ -14,7 +14,11 @@ import yaml
 
 from maskmill.config import FilterConfig
 from maskmill.pipeline import drive
+from maskmill.pipeline.engines.local import LocalEngine
 from maskmill.pipeline.filtering.refilter import filter_job, filter_tasks
+from maskmill.pipeline.generate import close_build
+from maskmill.pipeline.retry import retry_tasks
+from maskmill.pipeline.run import run_tasks
 from maskmill.pipeline.supervisor import Supervisor
 from maskmill.pipeline.unit import Job, Task
 from maskmill.pipeline.verify import verify
@@ -63,6 +67,27 @@ def test_a_broken_candidates_file_costs_its_unit_alone(
     aside.replace(victim)
     assert refilter(made, "strict", STRICT) == drive.DONE
     assert len(hashes(made, "strict")) == 3 and list(verify(out, quick=False)) == []
+
+
+@pytest.mark.parametrize("table", ["images", "candidates", "masks/default"])
+def test_a_redo_copies_no_rows_of_a_damaged_file(table: str, source: Path, tmp_path: Path) -> None:
+    """Its unit alone is left; once the file is restored, the same redo is done."""
+    out = tmp_path / "b"
+    job, tasks = blob_job(source, out)
+    ill = [task.without("0000.png", "ProcessDied: of nothing").without("0004.png", "the same") for task in tasks]
+    run_tasks(job, ill, LocalEngine(inside=True), print)
+    build = Build(out)
+    victim = out / build.newest("000001").files[table].path
+    good = victim.read_bytes()
+    damage(victim)
+    left = retry_tasks(out)
+    assert [task.unit.unit for task in left] == ["000000", "000001"]
+    receipts = {r.unit: r.error for r in LocalEngine(inside=True).run(job, left)}
+    words = f"DamagedFile: {table}/{victim.name} is not the file that was committed: restore it from a copy"
+    assert receipts == {"000000": None, "000001": words}
+    victim.write_bytes(good)
+    assert [r.error for r in LocalEngine(inside=True).run(job, retry_tasks(out))] == [None]
+    assert close_build(out) == "closed" and list(verify(out, quick=False)) == []
 
 
 def test_a_worker_that_dies_costs_its_unit_alone(made: Build) -> None:
@@ -138,6 +163,32 @@ def test_verify_catches_a_second_filter_that_was_tampered_with(made: Build) -> N
     assert any("filter strict: its settings cannot be read: unknown config key" in line for line in lines)
 
 
+def test_a_damaged_manifest_is_named_and_the_rest_is_verified(made: Build) -> None:
+    """And nothing that reads it ends in a traceback, or takes its files for orphans."""
+    out = Path(str(made.path))
+    refilter(made, "strict", STRICT)
+    damage(out / made.newest("000001").files["images"].path)
+    for ledger, manifest in (("images", "000000"), ("masks.strict", "000002")):
+        (out / "ledger" / ledger / f"{manifest}.json").write_text('{"unit": "0')
+    first, second, third = verify(out, quick=False)
+    assert f"unit 000000: {str(out / 'ledger/images/000000.json')!r} is damaged (JSONDecodeError: " in first
+    assert f"unit 000002: {str(out / 'ledger/masks.strict/000002.json')!r} is damaged" in second
+    assert "unit 000001: images/" in third and "is not the file that was committed" in third
+    for command in (["status", out], ["gc", out], ["filter", out, "--name", "strict", "--engine", "local"]):
+        assert ".json' is damaged" in complaint(run(*command))
+
+
+def test_damaged_settings_of_a_filter_are_named(made: Build) -> None:
+    out = Path(str(made.path))
+    refilter(made, "strict", STRICT)
+    (out / "filters/strict.yaml").write_text("pred_iou_thresh: [0.6")
+    (line,) = verify(out, quick=True)
+    assert (
+        "filter strict: its settings cannot be read" in line and f"{str(out / 'filters/strict.yaml')!r} is not" in line
+    )
+    assert "strict.yaml' is not YAML" in complaint(run("diff", out, "default", "strict"))
+
+
 # --- Words -----------------------------------------------------------------------------------------------------------
 
 
@@ -153,6 +204,8 @@ def test_bad_input(made: Build) -> None:
         (("--name", "low", "--set", "filter.stability_score_thresh=0"), "below the floor generate.floor_stability=0.6"),
         (("--name", "x", "--set", "filter.min_aera=2"), "did you mean 'min_area'?"),
         (("--name", "x", "--set", "generate.points_per_side=2"), "only filter.* and run.* can be set"),
+        (("--name", "x", "--set", "filter=5"), "config section 'filter' is 5: expected a mapping of keys"),
+        (("--name", "x", "--set", "run=[1]"), "config section 'run' is [1]: expected a mapping of keys"),
         (("--name", "x", "--filter", "sa1bb"), "unknown filter config 'sa1bb': did you mean 'sa1b'?"),
         (("--name", "x", "--filter", "nowhere.yaml"), "'nowhere.yaml' does not exist"),
         (("--name", "x", "--set", "filter.sample=2"), "filter.sample is 2: it must lie in (0, 1]"),

@@ -67,6 +67,17 @@ def test_the_words_and_the_picture(made: Build, tmp_path: Path) -> None:
     assert "none: no image differs" in done.stdout
 
 
+def test_dots_belong_to_the_name_of_a_filter(made: Build, tmp_path: Path) -> None:
+    """Of a file only its extension goes."""
+    assert refilter(made, "iou.90", STRICT) == 0
+    (tmp_path / "lax.2.yml").write_text("pred_iou_thresh: 0.3\nstability_score_thresh: 0.6\n")
+    done = run("diff", made.path, "iou.90", tmp_path / "lax.2.yml", "--examples", "0", "--quiet")
+    assert done.exit_code == 0 and ": iou.90 -> lax.2, 12 images" in done.stdout
+    assert re.search("^picture +none: --examples 0$", done.stdout, re.M)
+    done = run("diff", made.path, "iou.90", "default", "--quiet")
+    assert (Path(str(made.path)) / "diff-iou.90-default.jpg").exists(), done.stdout
+
+
 def test_a_large_build_is_sampled_and_says_so(made: Build) -> None:
     manifests = made.manifests()
     assert chosen(manifests, 0) == chosen(manifests, 12) == manifests and len(manifests) == 4
@@ -84,5 +95,8 @@ def test_bad_input(made: Build, tmp_path: Path) -> None:
     ):
         assert words in complaint(run("diff", made.path, *names))
     assert "is not a build" in complaint(run("diff", tmp_path, "a", "b"))
+    for option in ("--images", "--examples"):
+        refused = run("diff", made.path, "default", "strict", option, "-1")
+        assert refused.exit_code == 2 and "-1 is not in the range" in refused.stderr
     for command in ("filter", "diff"):
         assert f"maskmill {command} masks/" in run(command, "--help").stdout

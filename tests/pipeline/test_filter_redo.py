@@ -1,6 +1,10 @@
 """A build that grows and units that are done again: its filters follow, or are known to lag behind."""
 
+import json
+import os
 import shutil
+import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,20 +12,22 @@ import pytest
 
 from maskmill.config import FilterConfig
 from maskmill.pipeline import drive
+from maskmill.pipeline.engines import Engine
 from maskmill.pipeline.engines.local import LocalEngine
 from maskmill.pipeline.filtering.refilter import filter_job, filter_tasks, outdated
 from maskmill.pipeline.generate import close_build, new_job, open_build
+from maskmill.pipeline.plan import read_plan, write_plan
 from maskmill.pipeline.retry import recipe_of, retry_tasks
 from maskmill.pipeline.run import run_tasks
-from maskmill.pipeline.unit import Task
+from maskmill.pipeline.unit import Job, Receipt, Task
 from maskmill.pipeline.verify import verify
 from maskmill.storage.build import Build
 from maskmill.storage.ledger import Ledger
 from tests.chaos.builds import images
 from tests.pipeline.conftest import build as nano_build
 from tests.pipeline.conftest import config, recipe_for
-from tests.pipeline.filter_builds import hashes, masks_files, refilter, rows
-from tests.pipeline.test_cli import run
+from tests.pipeline.filter_builds import blob_build, blob_job, hashes, masks_files, refilter, rows
+from tests.pipeline.test_cli import complaint, run
 
 TWO = config("run.unit_size=2", "generate.points_per_side=4")
 
@@ -69,6 +75,60 @@ def test_a_build_that_is_not_finished(source: Path, tmp_path: Path, capsys: pyte
     assert len(hashes(Build(tmp_path / "c"), "strict")) == 4 and list(verify(tmp_path / "c", quick=False)) == []
 
 
+class StoppedAfter(LocalEngine):
+    """SIGTERM comes as a task of one ledger is done: while the last of them drains."""
+
+    def __init__(self, ledger: str) -> None:
+        super().__init__(inside=True)
+        self.ledger = ledger
+
+    def run(self, job: Job, tasks: list[Task]) -> Iterator[Receipt]:
+        for receipt in super().run(job, tasks):
+            if tasks[0].ledger == self.ledger:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield receipt
+
+
+def test_a_stop_before_the_filters_have_followed_is_resumable(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Though every unit is committed: exit 75 until the last filter is done."""
+    out, recipe = tmp_path / "b", recipe_for(images(tmp_path / "in", 4), config("generate.points_per_side=2"))
+    opened = open_build(recipe, out, append=False)
+    run_tasks(new_job(recipe, opened.build, "cpu"), [Task(opened.pending[0])], LocalEngine(inside=True), print)
+    build = Build(out)
+    for name in ("a", "b"):
+        assert refilter(build, name, FilterConfig(0.5, 0.7)) == drive.DONE
+
+    def generate(engine: Engine) -> tuple[int, str]:
+        code = drive.generate(recipe, str(out), engine, "cpu", append=False, quiet=True)
+        return code, capsys.readouterr().err
+
+    code, said = generate(StoppedAfter("images"))
+    assert code == drive.RESUMABLE and "stopped; 1 units are left; the same command continues" in said
+    assert [len(outdated(build, name)) for name in ("a", "b")] == [1, 1]
+    code, said = generate(StoppedAfter("masks.a"))
+    assert code == drive.RESUMABLE and "stopped; 1 units are left" in said
+    assert [len(outdated(build, name)) for name in ("a", "b")] == [0, 1] and not (out / "_SUCCESS").exists()
+    assert generate(StoppedAfter("masks.b"))[0] == drive.DONE and (out / "_SUCCESS").exists(), "nothing is left"
+
+
+def test_a_build_that_others_have_to_do_with_is_named_as_what_it_is(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another driver adds units, or does some again, while this one finds nothing to do."""
+    build = blob_build(source, tmp_path / "b")
+    (build.path / "_SUCCESS").unlink()
+    for closed, words in (("others", "still at work on"), ("incomplete", "still to do"), ("filters", "masks by")):
+        with monkeypatch.context() as patch:
+            patch.setattr(drive, "close_build", lambda build, closed=closed: closed)
+            code = drive.go_over(build.path, 3, config().run, LocalEngine(inside=True), print)
+        said = capsys.readouterr()
+        assert code == drive.DONE and words in said.err and said.out == ""
+    assert drive.go_over(build.path, 3, config().run, LocalEngine(inside=True), print) == drive.DONE
+    assert capsys.readouterr().out == f"{build.path} is finished: 3 units; nothing to do\n"
+
+
 @pytest.fixture
 def redone(few: Path, tmp_path: Path) -> Build:
     """A build of real masks with a filter, in which one good image was set aside."""
@@ -85,8 +145,17 @@ def redone(few: Path, tmp_path: Path) -> Build:
 
 def test_retry_filters_the_redone_unit_again(redone: Build, few: Path, tmp_path: Path) -> None:
     before, out = rows(redone, "strict"), Path(str(redone.path))
-    done = run("retry", out, "--engine", "local")
+    words = complaint(run("retry", out, "--engine", "local", "--set", "run=5"))
+    assert "config section 'run' is 5: expected a mapping of keys" in words
+    gone = tmp_path / "gone"  # a build knows its images by their names in a folder that may be moved
+    info = json.loads((out / "build.json").read_text())
+    (out / "build.json").write_text(json.dumps(info | {"inputs": info["inputs"] | {"url": str(gone)}}))
+    plan = read_plan(redone.path / "plan.parquet")
+    write_plan(redone.path / "plan.parquet", [replace(unit, url=str(gone)) for unit in plan], replace_old=True)
+    assert "no such file or folder" in complaint(run("retry", out, "--engine", "local"))
+    done = run("retry", out, "--engine", "local", "--images", few)
     assert done.exit_code == 0, done.output
+    write_plan(redone.path / "plan.parquet", plan, replace_old=True)
     assert "1 of 2 are done now" in done.stdout
     assert "filter strict: applied to 2 units, " in done.stdout  # bad.jpg stays, so its unit is redone too
     fresh = nano_build(few, tmp_path / "fresh", replace(TWO, filter=FilterConfig(0.5, 0.7)))
@@ -132,6 +201,30 @@ def test_an_older_filter_at_work_cannot_take_the_place_of_the_newer(redone: Buil
     assert [r.error for r in worker.run(filter_job(redone, "late", config().run), [late])] == [None]
     assert hashes(redone, "late") == good and outdated(redone, "late") == []
     assert Ledger(redone.path, "masks.late").redos()[late.unit.unit] == 2
+
+
+def test_units_that_another_driver_commits_meanwhile(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next look sees them; this one does not fail."""
+    out = tmp_path / "b"
+    job, tasks = blob_job(source, out)
+    ill = [task.without("0000.png", "ProcessDied: of nothing").without("0004.png", "the same") for task in tasks]
+    run_tasks(job, ill, LocalEngine(inside=True), print)
+    manifest, build, listed = out / "ledger/images/000000.json", Build(out), Ledger.redos
+
+    def redos(ledger: Ledger) -> dict[str, int]:
+        found = listed(ledger)
+        if ledger.name == "images" and not manifest.exists():
+            (out / "aside").rename(manifest)
+        return found
+
+    monkeypatch.setattr(Ledger, "redos", redos)
+    for look in (lambda: retry_tasks(out), lambda: filter_tasks(build, "strict")):
+        manifest.rename(out / "aside")
+        units = [task.unit.unit for task in look()]
+        assert "000001" in units and "000000" not in units
+        assert {task.unit.unit for task in look()} == {"000000", *units}
 
 
 def filter_tasks_of(build: Build) -> list[Task]:

@@ -56,6 +56,9 @@ def test_what_a_coco_import_refuses(tmp_path: Path) -> None:
     assert "only run.*" in complaint(
         run("import", tmp_path / "good", "--out", tmp_path / "b", "--format", "coco", "--set", "filter.min_area=3")
     )
+    assert "config section 'generate' is 5" in complaint(
+        run("import", tmp_path / "good", "--out", tmp_path / "b", "--format", "coco", "--set", "generate=5")
+    )
     assert not (tmp_path / "b").exists()
 
 

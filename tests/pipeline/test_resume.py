@@ -6,21 +6,26 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from maskmill.errors import UserError
 from maskmill.pipeline import drive
 from maskmill.pipeline.attempts import Attempt
 from maskmill.pipeline.engines.local import LocalEngine
-from maskmill.pipeline.generate import claim_append, new_job, open_build, orphans, others_have_ended
+from maskmill.pipeline.generate import extend_plan, new_job, open_build, orphans, others_have_ended
+from maskmill.pipeline.plan import Unit, compare, make_units, read_plan, write_plan
 from maskmill.pipeline.retry import recipe_of, retry_tasks
 from maskmill.pipeline.verify import verify
 from maskmill.storage.build import Build
 from maskmill.storage.files import at
 from maskmill.storage.ledger import Ledger
+from maskmill.storage.sources import scan
+from tests.chaos.builds import recipe, run_local
 from tests.pipeline.conftest import QUICK, build, config, drawing, make_tar, png, recipe_for, tables
 
 
@@ -156,10 +161,66 @@ def test_a_build_inside_its_images_is_refused(photos: Path) -> None:
     assert not (photos / "masks").exists()
 
 
-def test_of_two_appends_at_once_one_is_refused(photos: Path, tmp_path: Path) -> None:
-    claim_append(at(tmp_path), 7)
+@pytest.fixture
+def grown(tmp_path: Path) -> tuple[Path, Build, list[Unit]]:
+    """A folder of two tars, a build of the first, and the unit that --append would add."""
+    folder = tmp_path / "in"
+    make_tar(folder / "a.tar", {"1.png": png(drawing(1))})
+    run_local(folder, tmp_path / "b", inside=True)
+    made = Build(tmp_path / "b")
+    make_tar(folder / "b.tar", {"2.png": png(drawing(2))})
+    new = compare(read_plan(made.path / "plan.parquet"), scan(str(folder))).new
+    return folder, made, make_units(new, 3, first=1)
+
+
+def test_of_two_appends_at_once_one_is_refused(grown: tuple[Path, Build, list[Unit]]) -> None:
+    """They would give the same number to other units; what add the same units may both go on."""
+    _, made, new = grown
+    plan = read_plan(made.path / "plan.parquet")
+    others = [replace(unit, shard="c.tar") for unit in new]
+    extend_plan(made.path, plan, new)
     with pytest.raises(UserError, match="another --append"):
-        claim_append(at(tmp_path), 7)
+        extend_plan(made.path, plan, others)
+    extend_plan(made.path, plan, new)
+    assert read_plan(made.path / "plan.parquet") == [*plan, *new]
+    (made.path / "attempts/append-000001.parquet").unlink()  # as gc does with an old one
+    extend_plan(made.path, plan, others)
+    assert read_plan(made.path / "plan.parquet") == [*plan, *new], "numbers that are given are not given again"
+
+
+def test_a_refused_append_leaves_the_build_as_it_was(tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "b"
+    folder.mkdir()
+    pq.write_table(pa.table({"image": [png(drawing(1))]}), folder / "a.parquet")
+    run_local(folder, out, inside=True)
+    pq.write_table(pa.table({"words": ["no image"]}), folder / "b.parquet")
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    with pytest.raises(UserError, match="image column"):
+        open_build(recipe(folder), out, append=True)
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_an_append_that_was_cut_short_goes_on(
+    killed: bool, grown: tuple[Path, Build, list[Unit]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between its claim and its plan, or its plan could not be written: the same command does it."""
+    folder, made, new = grown
+    claim = made.path / "attempts/append-000001.parquet"
+    if killed:
+        assert write_plan(claim, [*read_plan(made.path / "plan.parquet"), *new])
+    else:
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+            patch.setattr("maskmill.pipeline.plan.write_bytes", full_disk)
+            open_build(recipe(folder), made.path, append=True)
+        assert not claim.exists()
+    assert [unit.unit for unit in open_build(recipe(folder), made.path, append=True).pending] == ["000001"]
+    assert not run_local(folder, made.path, inside=True).left and made.images().num_rows == 2
+    assert list(verify(made.path, quick=False)) == []
+
+
+def full_disk(*_: object) -> None:
+    raise OSError("the disk is full")
 
 
 def test_a_build_is_not_closed_beside_another_run(tmp_path: Path) -> None:

@@ -13,12 +13,17 @@ from dataclasses import asdict, dataclass
 
 from upath import UPath
 
+from maskmill.errors import UserError
 from maskmill.storage.files import at, create_if_absent, exists, names_in, read_bytes, to_json, write_bytes
 
 NAME = re.compile(r"(?P<unit>.+?)(@(?P<redo>\d+))?\.json")
 
 
 Content = bytes  # DataFile has a field of that name
+
+
+class DamagedFile(Exception):
+    """A committed file is gone, or is not what was committed."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,16 @@ class DataFile:
         """Write `data` as build/path, whole and synced."""
         write_bytes(build / path, data)
         return cls(path, rows, len(data), hashlib.sha256(data).hexdigest())
+
+    def read(self, build: UPath) -> Content:
+        """Its bytes, exactly as they were committed. DamagedFile if they are not."""
+        try:
+            data = read_bytes(build / self.path)
+        except FileNotFoundError as e:
+            raise DamagedFile(f"{self.path} is missing: restore it from a copy") from e
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise DamagedFile(f"{self.path} is not the file that was committed: restore it from a copy")
+        return data
 
 
 @dataclass(frozen=True)
@@ -57,14 +72,20 @@ class Manifest:
 
     @classmethod
     def read(cls, path: UPath) -> "Manifest":
-        """From its file."""
-        return cls.parse(read_bytes(path))
+        """From its file. UserError if that is damaged."""
+        return cls.parse(read_bytes(path), path)
 
     @classmethod
-    def parse(cls, data: Content) -> "Manifest":
-        """From the bytes of its file."""
-        tree = json.loads(data)
-        return cls(**{**tree, "files": {name: DataFile(**file) for name, file in tree["files"].items()}})
+    def parse(cls, data: Content, path: UPath) -> "Manifest":
+        """From the bytes of its file `path`. UserError if they are no manifest."""
+        try:
+            tree = json.loads(data)
+            return cls(**{**tree, "files": {name: DataFile(**file) for name, file in tree["files"].items()}})
+        except (ValueError, TypeError, KeyError, AttributeError) as e:
+            raise UserError(
+                f"{str(path)!r} is damaged ({type(e).__name__}: {' '.join(str(e).split())}): restore it from a copy, "
+                f"or remove it to have its unit done again"
+            ) from e
 
     def to_json(self) -> Content:
         """The bytes of its file."""

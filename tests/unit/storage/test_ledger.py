@@ -4,6 +4,9 @@ import hashlib
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import pytest
+
+from maskmill.errors import UserError
 from maskmill.storage.files import temporary, to_json
 from maskmill.storage.ledger import DataFile, Ledger, Manifest, hash_keys
 
@@ -90,3 +93,13 @@ def test_data_file_is_measured(tmp_path: Path) -> None:
     got = DataFile.write(tmp_path, "images/x", 4, b"abc")
     assert got == DataFile("images/x", 4, 3, hashlib.sha256(b"abc").hexdigest())
     assert (tmp_path / "images" / "x").read_bytes() == b"abc"
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b'{"files": []}', b'{"files": {"images": 3}}', b"\xff"])
+def test_what_is_no_manifest_is_named(data: bytes, tmp_path: Path) -> None:
+    path = put(tmp_path, "000000.json")
+    path.write_bytes(data)
+    with pytest.raises(
+        UserError, match=r"images/000000\.json' is damaged \(.+\): restore it from a copy, or remove it"
+    ):
+        Ledger(tmp_path).manifests()
