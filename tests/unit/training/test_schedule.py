@@ -91,7 +91,9 @@ def test_bad_settings_are_named(tree: dict[str, object], words: str) -> None:
         from_tree(TrainConfig, tree)
 
 
-@pytest.mark.parametrize("name", ["sam", "finetune", "decoder", "small", "small_fine", "small_wide", "small_last", "small_finest"])
+@pytest.mark.parametrize(
+    "name", ["sam", "finetune", "decoder", "small", "small_fine", "small_wide", "small_last", "small_finest"]
+)
 def test_every_recipe_is_a_config_whose_rate_falls_before_its_end(name: str) -> None:
     cfg = from_tree(TrainConfig, for_model(read_yaml("train", name)))
     assert cfg.loss.logit_scale == (1 if name == "sam" else 0.25)  # nano's, but for random weights
