@@ -145,7 +145,7 @@ def size_of(rle: dict[str, Any]) -> tuple[int, int]:
     """Height and width that an RLE states."""
     size = rle.get("size")
     if not (isinstance(size, list) and len(size) == 2 and all(is_int(n) and n > 0 for n in size)):
-        raise ValueError(f"its RLE has size {str(size)[:40]!r}: expected [height, width]")
+        raise ValueError(f"its RLE has size {ascii(size)[:40]}: expected [height, width]")
     return size[0], size[1]
 
 

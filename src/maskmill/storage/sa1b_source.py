@@ -92,9 +92,11 @@ class Sa1bFolder:
         """From `key` with .json in place of its extension."""
         name = json_name(key)
         for written in dict.fromkeys(listing.disk_name(n) for n in (name, name.removesuffix("json") + "JSON")):
-            url = listing.join(self.url, written)
+            url, data = listing.join(self.url, written), None
             with suppress(FileNotFoundError), remote.named(name), listing.open_file(url) as file:
-                return of_file(name, file.read())
+                data = file.read()
+            if data is not None:
+                return of_file(name, data)
         raise ValueError(f"no annotations: {name} is not there")
 
 
