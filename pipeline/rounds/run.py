@@ -11,6 +11,7 @@ killed run continues by the same command to the same records; only timing.json t
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,19 +80,26 @@ class DataEngine:
         self.cfg, self.out, self.engine, self.watch = cfg, out, engine, watch
         if cfg.data.source is not None:
             check_apart(cfg.data.images or cfg.data.source, at(out))
-        if exists(at(out / "engine.json")):  # before anything is drawn for another config
-            check_same(out, read_about(out) | {"data": {}}, fingerprint(cfg, {}))
-        elif cfg.data.source is None:
+        else:
             check_enough(sum(r.images for r in rounds_of(cfg)), *parts(cfg.data, cfg.data.scenes))
-        self.images = EngineImages(cfg.data, cfg.seed, out, watch)
-        check_apart(self.images.inputs, at(out / "automatic"))
         self.rounds = list(rounds_of(cfg))
-        self.images.take(0, sum(r.images for r in self.rounds))  # asked for too many: say so before any work
         self.embeddings, self.detections = out / "embeddings", out / "detections.json"
-        given = take_detections(cfg.prefill, self.images.whole, self.detections)
-        about = to_json(fingerprint(cfg, self.images.fingerprint | given))
-        create_if_absent(at(out / "engine.json"), about)
-        check_same(out, read_about(out), json.loads(about))
+        # drawn images become a run's with engine.json: until then another start would take them for remains
+        with nullcontext() if cfg.data.source is not None or exists(at(out / "engine.json")) else watch.alone():
+            self.images = self.begin()
+
+    def begin(self) -> EngineImages:
+        """The images of this run, which is a new one or has the same config and data as before. UserError if not."""
+        if exists(at(self.out / "engine.json")):  # before anything is drawn for another config
+            check_same(self.out, read_about(self.out) | {"data": {}}, fingerprint(self.cfg, {}))
+        images = EngineImages(self.cfg.data, self.cfg.seed, self.out, self.watch)
+        check_apart(images.inputs, at(self.out / "automatic"))
+        images.take(0, sum(r.images for r in self.rounds))  # asked for too many: say so before any work
+        given = take_detections(self.cfg.prefill, images.whole, self.detections)
+        about = to_json(fingerprint(self.cfg, images.fingerprint | given))
+        create_if_absent(at(self.out / "engine.json"), about)
+        check_same(self.out, read_about(self.out), json.loads(about))
+        return images
 
     def run(self) -> list[Record]:
         """Every round to its record. Stopped, if it was asked to; the same call continues."""

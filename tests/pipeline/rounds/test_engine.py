@@ -227,6 +227,18 @@ def test_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "another maskmill engine run is at work" in said and not (out / "rounds").exists()
 
 
+def test_a_second_start_leaves_the_scenes_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the first is still drawing, before it has an engine.json."""
+    monkeypatch.setattr(watch, "LOCK_S", 0.2)
+    config, out = write_config(tmp_path), tmp_path / "run"
+    (out / "data").mkdir(parents=True)
+    (out / "data/scene-0000.png").write_bytes(b"of the first")
+    with Watch(out, quiet=True).alone():
+        said = complaint(run("engine", "run", config, "--out", out, "--engine", "local", "--quiet"))
+    assert "another maskmill engine run is at work" in said
+    assert [path.read_bytes() for path in (out / "data").iterdir()] == [b"of the first"]
+
+
 def test_changed_weights_are_refused(made: Made) -> None:
     """The model that serves must be the one that the records speak of."""
     engine = DataEngine(read_engine_config(str(made.config)), made.out, LocalEngine(), Watch(made.out, quiet=True))
