@@ -12,8 +12,8 @@ from maskmill.pipeline.attempts import read_attempts
 from maskmill.pipeline.engines import Engine
 from maskmill.pipeline.engines.local import LocalEngine
 from maskmill.pipeline.filtering.refilter import filter_job, filter_tasks, lagging, masks_by
-from maskmill.pipeline.generate import check_inputs, close_build, collect_orphans, new_job, open_build, orphans
-from maskmill.pipeline.plan import Unit, compare, read_plan, where_now
+from maskmill.pipeline.generate import check_inputs, close_build, collect_orphans, follow, new_job, open_build, orphans
+from maskmill.pipeline.plan import Unit, compare, read_plan
 from maskmill.pipeline.preview import write_preview
 from maskmill.pipeline.progress import ProgressReporter
 from maskmill.pipeline.recipe import Recipe
@@ -158,7 +158,8 @@ def retry(recipe: Recipe, build: UPath, engine: Engine, device: str | None, quie
         return finish(build, followed)
     images = scan(recipe.inputs)
     check_inputs(build, compare(plan, images), append=True)
-    tasks = [replace(t, unit=u) for t, u in zip(tasks, where_now([t.unit for t in tasks], images), strict=True)]
+    now = {unit.unit: unit for unit in follow(build, images)}
+    tasks = [replace(t, unit=now[t.unit.unit]) for t in tasks]
     tell(f"{len(before)} quarantined images in {len(tasks)} units, with {recipe.model_id}")
     remove(build / "_SUCCESS")  # until the files of the old manifests are gone again
     job: Job = new_job(recipe, build, device)

@@ -64,12 +64,19 @@ def open_with(images: ImageSet, recipe: Recipe, build: UPath, append: bool) -> O
     if changes.new.shards:
         extend_plan(build, plan, make_units(changes.new, recipe.config.run.unit_size, first=len(plan)))
         return open_with(images, recipe, build, append)
-    old, plan = plan, where_now(plan, images)
-    if plan != old:
-        write_plan(build / "plan.parquet", plan, replace_old=True)
+    plan = follow(build, images)
     committed = Ledger(build).redos()
     pending = sorted((u for u in plan if u.unit not in committed), key=lambda u: (-u.bytes, u.unit))
     return Opened(build, plan, pending)
+
+
+def follow(build: UPath, images: ImageSet) -> list[Unit]:
+    """The plan, in which the shards are now where `images` has them: `maskmill verify` reads them there too."""
+    old = read_plan(build / "plan.parquet")
+    plan = where_now(old, images)
+    if plan != old:
+        write_plan(build / "plan.parquet", plan, replace_old=True)
+    return plan
 
 
 def check_apart(inputs: str, build: UPath) -> None:

@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from upath import UPath
 
 from maskmill.errors import UserError
-from maskmill.storage.build import read_table
-from maskmill.storage.files import create_if_absent, parquet_bytes, write_bytes
+from maskmill.storage.build import damaged
+from maskmill.storage.files import create_if_absent, parquet_bytes, read_bytes, write_bytes
 from maskmill.storage.sources import FileStat, ImageSet, Kind, Shard, count_items
 
 PLAN = pa.schema(
@@ -100,9 +101,13 @@ def write_plan(path: UPath, units: Sequence[Unit], replace_old: bool = False) ->
 
 
 def read_plan(path: UPath) -> list[Unit]:
-    """The frozen plan, by unit."""
-    rows = read_table(path).to_pylist()
-    return [Unit(**{**row, "keys": None if row["keys"] is None else tuple(row["keys"])}) for row in rows]
+    """The frozen plan, by unit. UserError if the file is damaged."""
+    data = read_bytes(path)
+    try:
+        rows = pq.read_table(pa.BufferReader(data)).to_pylist()
+        return [Unit(**{**row, "keys": None if row["keys"] is None else tuple(row["keys"])}) for row in rows]
+    except (pa.ArrowException, OSError, LookupError, TypeError) as e:  # OSError: of bytes that Parquet cannot decode
+        raise damaged(path, e) from e
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """build.json: the recipe that makes a build what it is, and the comparison that guards a resume."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ from upath import UPath
 from maskmill import __version__
 from maskmill.config import Config, FilterConfig, from_tree, to_tree
 from maskmill.errors import UserError
-from maskmill.storage.files import create_if_absent, read_bytes, to_json, write_bytes
+from maskmill.storage.build import read_info
+from maskmill.storage.files import create_if_absent, to_json, write_bytes
 from maskmill.storage.listing import absolute
 from maskmill.storage.schemas import SCHEMA_VERSION
 
@@ -74,7 +74,7 @@ def own_filter(info: dict[str, Any]) -> FilterConfig:
 
 def check_recipe(build: UPath, recipe: Recipe) -> None:
     """Refuse to continue a build with another recipe, filter or choice of candidates, naming what differs."""
-    info = json.loads(read_bytes(build / "build.json"))
+    info = read_info(build)
     if changes := differences(info["recipe"], recipe.fingerprint()):
         raise UserError(
             f"{str(build)!r} was begun with another recipe: {'; '.join(changes)}. "

@@ -1,7 +1,7 @@
 """Where a build stands, from its files alone: works while it runs, and after the cluster is gone."""
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -29,12 +29,13 @@ class Status:
     units_done: int
     images: int | None
     images_done: int
+    images_begun: int  # beside these: of units in work
     empty: int
     quarantined: int
     candidates: int
     masks: int
     work_seconds: float
-    rate: float  # images a second, over the last RECENT seconds of committing
+    rate: float  # images a second, over the last RECENT seconds
     running: tuple[Trace, ...]  # with a fresh heartbeat
     failed: tuple[Trace, ...]  # attempts that failed, died or were lost, at units that are still to do
     left: tuple[Unit, ...]  # units without a manifest
@@ -44,7 +45,9 @@ class Status:
     @property
     def eta(self) -> float | None:
         """Seconds until all images are done, at the rate of the last quarter of an hour."""
-        return None if self.images is None or not self.rate else (self.images - self.images_done) / self.rate
+        if self.images is None or not self.rate:
+            return None
+        return max(0, self.images - self.images_done - self.images_begun) / self.rate
 
 
 @dataclass(frozen=True)
@@ -71,18 +74,20 @@ def read_status(path: str | Path | UPath) -> Status:
     done = {m.unit for m in manifests}
     redos = {name: ledger.redos() for name, ledger in ledgers_of(build.path).items()}
     traces = [t for t in read_attempts(build.path) if t.alive or redos.get(t.ledger, {}).get(t.unit, 0) < t.redo]
+    working = [t for t in traces if t.alive and t.ledger == "images" and t.unit not in done]
     counts = [u.count for u in plan]
     return Status(
         units=len(plan),
         units_done=len(done),
         images=None if None in counts else sum(c for c in counts if c is not None),
         images_done=sum(m.images for m in manifests),
+        images_begun=sum(t.images_done for t in working),
         empty=sum(m.empty for m in manifests),
         quarantined=sum(m.quarantined for m in manifests),
         candidates=sum(m.candidates for m in manifests),
         masks=sum(m.masks for m in manifests),
         work_seconds=sum(m.seconds for m in manifests),
-        rate=recent_rate(manifests),
+        rate=recent_rate(manifests, working),
         running=tuple(t for t in traces if t.alive),
         failed=tuple(ended(t) for t in traces if t.state in (FAILED, DIED) or (t.state == RUNNING and not t.alive)),
         left=tuple(u for u in plan if u.unit not in done),
@@ -98,17 +103,20 @@ def ended(trace: Trace) -> Trace:
     return replace(trace, state=LOST, error=f"no heartbeat on {trace.host} for {time.time() - trace.updated:.0f} s")
 
 
-def recent_rate(manifests: list[Manifest]) -> float:
-    """Images a second of the units that were committed in the RECENT seconds before the last commit.
+def recent_rate(manifests: Iterable[Manifest], running: Iterable[Trace] = ()) -> float:
+    """Images a second in the RECENT seconds before the last sign of life: of committed units and of those in work.
 
-    A unit that began before them counts in proportion to its time within them.
+    Work that began before them counts in proportion to its time within them.
     """
     ends = [(datetime.fromisoformat(m.finished).timestamp(), m) for m in manifests]
-    last = max((end for end, _ in ends), default=0.0)
-    recent = [(end, m) for end, m in ends if end > last - RECENT]
-    begun = min((max(end - m.seconds, last - RECENT) for end, m in recent), default=last)
-    images = sum(m.images * min(1.0, (end - last + RECENT) / max(m.seconds, 1e-9)) for end, m in recent)
-    return images / max(last - begun, 1.0)
+    work = [(end - m.seconds, end, m.images) for end, m in ends]
+    work += [(t.begun, t.updated, t.images_done) for t in running]
+    last = max((end for _, end, _ in work), default=0.0)
+    since = last - RECENT
+    recent = [(begun, end, images) for begun, end, images in work if end > since]
+    first = min((max(begun, since) for begun, _, _ in recent), default=last)
+    images = sum(count * min(1.0, (end - since) / max(end - begun, 1e-9)) for begun, end, count in recent)
+    return images / max(last - first, 1.0)
 
 
 def quarantine(path: str | Path | UPath) -> Iterator[dict[str, str]]:

@@ -38,7 +38,7 @@ def totals(build: str | Path | UPath, s: Status) -> Iterator[tuple[str, str]]:
         lack = f", {f.outdated} to do: maskmill filter {build} --name {f.name}" if f.outdated else ""
         yield "filter", f"{f.name}: {f.masks} masks of {f.units} units{lack}"
     yield "work", f"{s.work_seconds:.1f} s in workers, {s.work_seconds / each:.2f} s an image"
-    if s.left and s.units_done:
+    if s.left and s.rate:
         yield "rate", f"{s.rate:.2f} images/s lately, {'ETA unknown' if s.eta is None else 'ETA ' + clock(s.eta)}"
 
 

@@ -5,7 +5,6 @@ made them, so the recipe has none; floors are 0, so `maskmill filter` may ask fo
 passes only a threshold that is off (0).
 """
 
-import json
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,9 +21,9 @@ from maskmill.pipeline.plan import read_plan
 from maskmill.pipeline.recipe import Recipe
 from maskmill.pipeline.unit import Job
 from maskmill.storage import coco_source, listing
-from maskmill.storage.build import Build
+from maskmill.storage.build import Build, read_info
 from maskmill.storage.coco_source import CocoFile
-from maskmill.storage.files import at, exists, is_local, read_bytes, write_bytes
+from maskmill.storage.files import at, exists, is_local, write_bytes
 from maskmill.storage.sa1b_source import lonely_json, scan_sa1b
 from maskmill.storage.sources import ImageSet
 
@@ -144,7 +143,7 @@ def open_coco_import(
 
 def stored_import(out: UPath, recipe: ImportRecipe) -> dict[str, Any]:
     """What build.json says of the import that it is."""
-    info = json.loads(read_bytes(out / "build.json"))
+    info = read_info(out)
     found: dict[str, Any] | None = info.get("import")
     if found is None or found["annotations"] is None:
         raise UserError(f"{str(out)!r} is another build, not an import of COCO: give another --out")

@@ -1,7 +1,6 @@
 """The engine's images: which are held out, which a round shows."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from maskmill.pipeline.rounds.pack import png
 from maskmill.pipeline.rounds.watch import Watch
 from maskmill.prompts.clicks import extent
 from maskmill.storage.annotated import Annotated, AnnotatedSet, BuildSet, CocoSet, open_annotated
-from maskmill.storage.files import at, exists, read_bytes, to_json, write_bytes
+from maskmill.storage.files import at, exists, to_json, write_bytes
 from maskmill.training.scenes import Textures, draw_scene
 
 SIDE = 256  # pixels of a drawn scene
@@ -68,7 +67,7 @@ class EngineImages:
         if self.images is not None:
             return self.images
         if isinstance(self.whole, BuildSet):
-            return str(json.loads(read_bytes(self.whole.build.path / "build.json"))["inputs"]["url"])
+            return str(self.whole.build.info["inputs"]["url"])
         return self.whole.folder if isinstance(self.whole, CocoSet) else self.source
 
 

@@ -178,6 +178,21 @@ def test_a_damaged_manifest_is_named_and_the_rest_is_verified(made: Build) -> No
         assert ".json' is damaged" in complaint(run(*command))
 
 
+@pytest.mark.parametrize("name", ["build.json", "plan.parquet"])
+@pytest.mark.parametrize("content", [b"", b'{"recipe": 1', b"[3]", b"PAR1 and PAR1"])
+def test_a_build_without_its_first_files_is_named(made: Build, name: str, content: bytes) -> None:
+    """Nothing ends in a traceback."""
+    out = Path(str(made.path))
+    refilter(made, "strict", STRICT)
+    (out / name).write_bytes(content)
+    commands = [["status"], ["verify"]]
+    if name == "build.json":
+        export = ["export", str(out.parent / "x"), "--format", "coco"]
+        commands += [["retry"], ["filter", "--name", "other"], ["diff", "default", "strict"], export]
+    for command, *more in commands:
+        assert f"{str(out / name)!r} is damaged (" in complaint(run(command, out, *more))
+
+
 def test_damaged_settings_of_a_filter_are_named(made: Build) -> None:
     out = Path(str(made.path))
     refilter(made, "strict", STRICT)

@@ -155,7 +155,7 @@ def test_retry_filters_the_redone_unit_again(redone: Build, few: Path, tmp_path:
     assert "no such file or folder" in complaint(run("retry", out, "--engine", "local"))
     done = run("retry", out, "--engine", "local", "--images", few)
     assert done.exit_code == 0, done.output
-    write_plan(redone.path / "plan.parquet", plan, replace_old=True)
+    assert read_plan(redone.path / "plan.parquet") == plan  # where the images are now, for verify
     assert "1 of 2 are done now" in done.stdout
     assert "filter strict: applied to 2 units, " in done.stdout  # bad.jpg stays, so its unit is redone too
     fresh = nano_build(few, tmp_path / "fresh", replace(TWO, filter=FilterConfig(0.5, 0.7)))

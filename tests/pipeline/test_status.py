@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from maskmill.pipeline.attempts import Attempt
+from maskmill.pipeline.attempts import RUNNING, Attempt, Trace
 from maskmill.pipeline.status import RECENT, read_status, recent_rate
 from maskmill.storage.files import at
 from maskmill.storage.ledger import Manifest
@@ -38,6 +38,22 @@ def test_the_rate_counts_of_a_unit_what_lies_in_the_window(
 ) -> None:
     assert RECENT == 900
     assert recent_rate([manifest(1e9 + end, seconds, images) for end in ends]) == pytest.approx(rate)
+
+
+def trace(begun: float, updated: float, images: int) -> Trace:
+    return Trace("u", "a", RUNNING, "run", "host", 1, 1e9 + begun, 1e9 + updated, 1.0, images)
+
+
+@pytest.mark.parametrize(
+    ("ends", "running", "rate"),
+    [
+        ([], [trace(0, 100, 50)], 0.5),  # nothing is committed yet
+        ([3000, 3600], [trace(3000, 3600, 300)], 1.0),  # two actors on units of 1200 s, half a unit apart
+        ([100], [trace(9000, 10000, 500)], 0.5),  # 900 of 1000 s of it
+    ],
+)
+def test_the_rate_counts_units_in_work(ends: Sequence[float], running: Sequence[Trace], rate: float) -> None:
+    assert recent_rate([manifest(1e9 + end, 1200, 600) for end in ends], running) == pytest.approx(rate)
 
 
 def test_an_attempt_without_heartbeats_is_shown_as_lost(tmp_path: Path) -> None:

@@ -30,8 +30,7 @@ class Build:
     @cached_property
     def info(self) -> dict[str, Any]:
         """build.json: schema version, recipe, resolved config, inputs."""
-        tree: dict[str, Any] = json.loads(read_bytes(self.path / "build.json"))
-        return tree
+        return read_info(self.path)
 
     def manifests(self, table: str = "images") -> list[Manifest]:
         """The manifest of every committed unit of a table."""
@@ -97,6 +96,24 @@ class Build:
     def decode(row: Mapping[str, Any]) -> np.ndarray:
         """The bool height x width pixels of one row of masks or candidates."""
         return decode(row["counts"], row["height"], row["width"])
+
+
+def read_info(build: UPath) -> dict[str, Any]:
+    """What build.json says. UserError if it is damaged."""
+    path = build / "build.json"
+    try:
+        tree = json.loads(read_bytes(path))
+    except ValueError as e:
+        raise damaged(path, e) from e
+    if not isinstance(tree, dict) or not {"recipe", "filter", "candidates", "inputs"} <= tree.keys():
+        raise damaged(path, ValueError("not what maskmill writes"))
+    return tree
+
+
+def damaged(path: UPath, error: Exception) -> UserError:
+    """Of a file that says what the whole build is: nothing else knows that."""
+    words = " ".join(str(error).split())
+    return UserError(f"{str(path)!r} is damaged ({words}): restore it from a copy, or begin another build")
 
 
 def read_table(path: UPath, columns: list[str] | None = None) -> pa.Table:
