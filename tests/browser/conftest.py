@@ -96,9 +96,35 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Build:
 def many(tmp_path_factory: pytest.TempPathFactory) -> Build:
     """One image of SA-1B's size with more than 500 masks."""
     folder = tmp_path_factory.mktemp("many")
+    return build_many(large_image(folder / "images"), folder / "build")
+
+
+def large_image(folder: Path) -> Path:
+    """A new folder with large.jpg, 2250 x 1500 pixels."""
+    folder.mkdir()
     noise = np.random.default_rng(0).integers(0, 255, (30, 45, 3), dtype=np.uint8)
     Image.fromarray(noise).resize((2250, 1500), Image.Resampling.BICUBIC).save(folder / "large.jpg", quality=85)
-    return build_many(folder, folder.with_name("many-build"))
+    return folder
+
+
+def choose_image(page: Any, key: str) -> None:
+    """Open an image, until its masks are there."""
+    page.locator("#list button", has_text=key).first.click()
+    page.locator("#list button[aria-current]", has_text=key).wait_for()
+    page.locator("#kept", has_text="candidates are masks").wait_for()
+
+
+def sweep(page: Any) -> dict[str, list[float]]:
+    """Open large.jpg and move the pointer all over it. Milliseconds of every `paint` of all masks and every `hover`."""
+    choose_image(page, "large.jpg")
+    box = page.locator("#stage canvas").first.bounding_box()
+    for i in range(30):
+        x, y = (i + 0.5) / 30, 0.1 + 0.8 * (i % 7) / 7
+        page.mouse.move(box["x"] + box["width"] * x, box["y"] + box["height"] * y)
+    times: dict[str, list[float]] = page.evaluate(
+        "Object.fromEntries(['paint', 'hover'].map(n => [n, performance.getEntriesByName(n).map(m => m.duration)]))"
+    )
+    return times
 
 
 def alpha(page: Any) -> np.ndarray:

@@ -16,7 +16,7 @@ from maskmill.report import shelves
 from maskmill.report.refilter import candidates_of, generate_config
 from maskmill.report.viewer import Viewer
 from maskmill.storage.build import Build
-from tests.browser.conftest import MARKUP, Tab, alpha, need_chromium, picture_folder, serving, tab
+from tests.browser.conftest import MARKUP, Tab, alpha, choose_image, need_chromium, picture_folder, serving, sweep, tab
 from tests.browser.many import build_many
 
 need_chromium()
@@ -37,12 +37,6 @@ def view(chromium: Any, address: str) -> Iterator[Tab]:
         yield opened
         assert opened.complaints == []
         assert opened.hosts == {"127.0.0.1"}
-
-
-def choose_image(page: Any, key: str) -> None:
-    page.locator("#list button", has_text=key).first.click()
-    page.locator("#list button[aria-current]", has_text=key).wait_for()
-    page.locator("#kept", has_text="candidates are masks").wait_for()
 
 
 def stored(made: Build, key: str) -> list[dict[str, Any]]:
@@ -302,27 +296,14 @@ def test_on_a_phone(address: str, chromium: Any) -> None:
         assert page.locator("#detail h2").is_visible() and page.locator("#list").is_hidden()
 
 
-def test_quick_at_500_masks(many: Build, chromium: Any, record_property: Any) -> None:
-    """2250 x 1500 pixels. The limits are far above what a quiet machine needs: tests share their cores."""
+def test_more_than_500_masks(many: Build, chromium: Any) -> None:
+    """2250 x 1500 pixels: all are listed, painted and found below the pointer. How fast: benchmarks/viewer.py."""
     rows = stored(many, "large.jpg")
     assert len(rows) >= 500
     with serving(many) as url, tab(chromium, 1440, 900) as opened:
-        page = opened.page
-        page.goto(url)
-        choose_image(page, "large.jpg")
-        assert len(listed(page)) == len(rows)
-        assert (alpha(page) == union(rows)).all()
-        box = page.locator("#stage canvas").first.bounding_box()
-        for i in range(30):
-            page.mouse.move(
-                box["x"] + box["width"] * (i + 0.5) / 30, box["y"] + box["height"] * (0.1 + 0.8 * (i % 7) / 7)
-            )
-        times = page.evaluate(
-            "Object.fromEntries(['paint', 'hover'].map(n => "
-            "[n, performance.getEntriesByName(n).map(m => m.duration).sort((a, b) => a - b)]))"
-        )
-        for name, values in times.items():
-            record_property(name, values)
-        assert len(times["hover"]) > 10
-        assert times["paint"][0] < 500 and times["hover"][len(times["hover"]) // 2] < 60, times
+        opened.page.goto(url)
+        times = sweep(opened.page)
+        assert len(listed(opened.page)) == len(rows)
+        assert (alpha(opened.page) == union(rows)).all()
+        assert len(times["paint"]) >= 1 and len(times["hover"]) > 10
         assert opened.complaints == []

@@ -30,7 +30,7 @@ def drawing(seed: int, size: tuple[int, int] = (96, 72)) -> Image.Image:
     image = Image.new("RGB", size, tuple(int(v) for v in rng.integers(0, 90, 3)))
     draw = ImageDraw.Draw(image)
     for _ in range(4):
-        x, y = rng.integers(0, size[0]), rng.integers(0, size[1])
+        x, y = int(rng.integers(0, size[0])), int(rng.integers(0, size[1]))
         r = int(rng.integers(8, 24))
         draw.ellipse((x - r, y - r, x + r, y + r), fill=tuple(int(v) for v in rng.integers(100, 255, 3)))
     return image
