@@ -45,7 +45,7 @@ def train(
     quiet: bool,
 ) -> None:
     """Train or fine-tune a model by SAM's own recipe. CONFIG: a YAML file, or sam, finetune, decoder, small,
-    small_fine, small_wide, small_last and small_finest; or nano, which makes the built-in model anew.
+    small_fine, small_wide, small_last, small_finest, small_short; or nano, which makes the built-in model anew.
 
     The same command again continues where DIR stands, bit by bit as if it had never stopped (on a CPU). DIR holds
     metrics.jsonl and model.safetensors, which --checkpoint takes. Only run.* may change in between. The keys of CONFIG

@@ -92,7 +92,8 @@ def test_bad_settings_are_named(tree: dict[str, object], words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["sam", "finetune", "decoder", "small", "small_fine", "small_wide", "small_last", "small_finest"]
+    "name",
+    ["sam", "finetune", "decoder", "small", "small_fine", "small_wide", "small_last", "small_finest", "small_short"],
 )
 def test_every_recipe_is_a_config_whose_rate_falls_before_its_end(name: str) -> None:
     cfg = from_tree(TrainConfig, for_model(read_yaml("train", name)))
